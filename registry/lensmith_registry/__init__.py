@@ -1,0 +1,28 @@
+"""What Lensmith plugins are: records, hooks and discovery. Imports neither torch nor transformers."""
+
+from lensmith_registry.component import Component, Kind, PartSpec
+from lensmith_registry.discovery import Plugin, Registry, discover, register
+from lensmith_registry.errors import (
+    BrokenPluginError,
+    DuplicateComponentError,
+    RegistryError,
+    UnknownComponentError,
+)
+from lensmith_registry.hooks import API_VERSION, hookimpl, hookspec
+
+__all__ = [
+    "API_VERSION",
+    "BrokenPluginError",
+    "Component",
+    "DuplicateComponentError",
+    "Kind",
+    "PartSpec",
+    "Plugin",
+    "Registry",
+    "RegistryError",
+    "UnknownComponentError",
+    "discover",
+    "hookimpl",
+    "hookspec",
+    "register",
+]
