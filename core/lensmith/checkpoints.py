@@ -1,0 +1,105 @@
+"""Where weights and configs are: a local folder, a single file, or a hub id. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
+
+
+class LocatedStr(str):
+    """A string from a file that remembers the folder of that file, so that relative paths mean what they say."""
+
+    base: Path
+
+    def __new__(cls, value: str, base: Path) -> LocatedStr:
+        """Attach `base` to `value`."""
+        text = super().__new__(cls, value)
+        text.base = base
+        return text
+
+    def __getnewargs__(self) -> tuple[str, Path]:  # type: ignore[override]
+        return str(self), self.base
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(Path(os.path.expanduser(value)).absolute())  # noqa: PTH111
+    if isinstance(value, str):
+        if not value:
+            raise ValueError("is empty; give a path")
+        base = getattr(value, "base", Path.cwd())
+        return os.path.normpath(base / os.path.expanduser(value))  # noqa: PTH111
+    raise ValueError("should be a path, as text")
+
+
+def _checkpoint(value: Any) -> Any:
+    path = Path(_absolute(value))
+    text = str(value)
+    if os.path.exists(path) or not is_hub_id(text):  # noqa: PTH110 - Path's own raises where a name is too long
+        return str(path)
+    return text
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a checkpoint that is not on disk has the form `owner/name` of a hub id."""
+    return bool(_HUB_ID.match(text)) and not text.startswith((".", "~", "/"))
+
+
+SpecPath = Annotated[Path, BeforeValidator(_absolute), WithJsonSchema({"type": "string", "format": "path"})]
+"""A path in a spec: relative to the spec file that says it, or to the working folder for overrides."""
+
+Checkpoint = Annotated[str, BeforeValidator(_checkpoint), AfterValidator(str), WithJsonSchema({"type": "string"})]
+"""A local folder or file (relative to the spec file), or a hub id `owner/name`."""
+
+
+def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any]:
+    """The JSON config of a checkpoint.
+
+    Args:
+        checkpoint: a folder, the JSON file itself, or a hub id (the local cache is asked first).
+        filename: which file of a folder.
+
+    Raises:
+        FileNotFoundError: naming the file and what may be given instead.
+        ValueError: a file that is not JSON.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = path / filename
+    if not path.is_file():
+        if not is_hub_id(checkpoint):
+            raise FileNotFoundError(
+                f"{path} does not exist; give a local folder that holds {filename}, or a hub id 'owner/name'"
+            )
+        path = hub_file(checkpoint, filename)
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds {type(loaded).__name__}, not a config object")
+    return loaded
+
+
+def hub_file(repository: str, filename: str) -> Path:
+    """A file of a hub repository, from the cache or downloaded.
+
+    Raises:
+        FileNotFoundError: it is neither cached nor reachable.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, filename))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(
+            f"{repository!r} is neither a local path nor can {filename} be had from the model hub ({reason})"
+        ) from error

@@ -1,0 +1,135 @@
+"""The shape half of every part: what is known before a weight exists. No torch here.
+
+Letters, the same everywhere: B rows, V views (tiles), N vision tokens a view, W vision width, M tokens out of
+the connector, T text positions, D language-model width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+Size = tuple[int, int]
+"""(height, width) in pixels or (rows, columns) in tokens: always vertical first."""
+
+
+@dataclass(frozen=True)
+class ParameterShape:
+    """One trainable tensor of a part.
+
+    Args:
+        name: as `named_parameters()` of the part says it.
+        shape: its dimensions.
+        linear: whether it is the weight of an `nn.Linear` that an adapter may wrap.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    linear: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+Parameters = tuple[ParameterShape, ...]
+
+
+def linear(name: str, inputs: int, outputs: int, *, bias: bool = True, adaptable: bool = True) -> Parameters:
+    """The tensors of an `nn.Linear(inputs, outputs)`."""
+    weight = ParameterShape(f"{name}.weight", (outputs, inputs), linear=adaptable)
+    return (weight, ParameterShape(f"{name}.bias", (outputs,))) if bias else (weight,)
+
+
+def norm(name: str, width: int, *, bias: bool = True) -> Parameters:
+    """The tensors of a LayerNorm (with `bias`) or an RMSNorm (without)."""
+    weight = ParameterShape(f"{name}.weight", (width,))
+    return (weight, ParameterShape(f"{name}.bias", (width,))) if bias else (weight,)
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """What a vision encoder takes and gives.
+
+    Args:
+        image_size: (height, width) in pixels of one view.
+        grid: (rows, columns) of the tokens that lie on the picture.
+        width: W, features a token.
+        extra_tokens: tokens beside the grid that are kept (CLS), always first.
+        parameters: every tensor that is built; blocks past the selected layer are not.
+        flops_per_view: multiply-adds times two of one forward pass of one view; 0 where unknown.
+    """
+
+    image_size: Size
+    grid: Size
+    width: int
+    extra_tokens: int = 0
+    parameters: Parameters = ()
+    flops_per_view: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens a view."""
+        return self.grid[0] * self.grid[1] + self.extra_tokens
+
+
+@dataclass(frozen=True)
+class ConnectorShape:
+    """What a connector makes of one view's tokens.
+
+    Args:
+        tokens: M, tokens out for N tokens in.
+        width: D, the width it writes.
+        grid: (rows, columns) of the tokens out where they still lie on the picture, else None.
+        parameters: every tensor.
+    """
+
+    tokens: int
+    width: int
+    grid: Size | None
+    parameters: Parameters = ()
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """How one picture becomes views and how many positions it takes. Pure geometry.
+
+    Args:
+        views: V, how many views the splitter cuts.
+        tokens: positions in the language model for the whole picture, row ends and the like included.
+        image_size: (height, width) of the original picture.
+        canvas: (height, width) in pixels that the tiles cover together, without a global view.
+        tiles: (rows, columns) of the tile grid.
+    """
+
+    views: int
+    tokens: int
+    image_size: Size
+    canvas: Size
+    tiles: Size = (1, 1)
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """What a language model takes and gives.
+
+    Args:
+        width: D.
+        vocabulary: rows of the output head.
+        context_length: positions that it was made for.
+        layers, heads, kv_heads, head_width, intermediate: the sizes that the cost model needs.
+        parameters: every tensor.
+        head: name of the output head's weight; equal to an entry of `parameters`, or to the embedding's when tied.
+    """
+
+    width: int
+    vocabulary: int
+    context_length: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    intermediate: int
+    parameters: Parameters = field(default=(), repr=False)
+    head: str = ""

@@ -1,0 +1,135 @@
+"""The spec classes that a part's own spec derives from, with the shape half of each interface. No torch here."""
+
+from __future__ import annotations
+
+import abc
+from pathlib import Path
+from typing import Any
+
+from lensmith.interfaces.shapes import (
+    ConnectorShape,
+    LanguageShape,
+    Parameters,
+    Size,
+    TileLayout,
+    VisionShape,
+)
+from lensmith_registry import PartSpec
+
+
+class IncompatibleParts(ValueError):
+    """Two parts that cannot work together; the message names both and the cure."""
+
+
+class VisionEncoderSpec(PartSpec, abc.ABC):
+    """Spec of a vision encoder."""
+
+    def sources(self) -> dict[str, str]:
+        """Files and folders (or hub ids) that the weights come from, by spec field: recorded in the manifest."""
+        return {}
+
+    def fresh(self) -> bool:
+        """Whether the weights are random, so that every artifact must hold them."""
+        return False
+
+    def relocated(self, folder: Path) -> VisionEncoderSpec:
+        """The same encoder with its weights in a folder that `VisionEncoder.save` wrote."""
+        raise NotImplementedError(f"{type(self).__name__} must implement relocated() to be trained")
+
+    def shape(self) -> VisionShape | None:
+        """Sizes from config files alone.
+
+        Returns:
+            None where there is no closed form; then `VisionEncoder.measure` builds it on the meta device.
+
+        Raises:
+            ValueError: the config cannot work, e.g. a layer that the encoder does not have.
+            OSError: the config file cannot be read.
+        """
+        return None
+
+
+class ImageSplitterSpec(PartSpec, abc.ABC):
+    """Spec of an image splitter."""
+
+    def layout(self, image_size: Size, encoder: VisionShape, connector: ConnectorShape) -> TileLayout:
+        """How a picture of `image_size` (height, width) is cut, and its exact number of positions.
+
+        Raises:
+            IncompatibleParts: the splitter stitches maps and the connector does not keep the grid.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement layout()")
+
+    def parameters(self, width: int) -> Parameters:
+        """Learned tensors of the splitter (row-end vectors and the like) for language-model width D."""
+        return ()
+
+
+class ConnectorSpec(PartSpec, abc.ABC):
+    """Spec of a connector."""
+
+    def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
+        """Sizes between an encoder and a language model of width D.
+
+        Raises:
+            IncompatibleParts: the widths or grids cannot fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement shape()")
+
+
+class LanguageModelSpec(PartSpec, abc.ABC):
+    """Spec of a language model."""
+
+    def shape(self) -> LanguageShape | None:
+        """Sizes from config files alone; None where there is no closed form (see `VisionEncoderSpec.shape`)."""
+        return None
+
+    def default_conversation(self) -> str:
+        """Name of the conversation that the model was tuned with, used when the spec names none."""
+        raise NotImplementedError(f"{type(self).__name__} must implement default_conversation()")
+
+    def sources(self) -> dict[str, str]:
+        """Files and folders (or hub ids) that the weights come from, by spec field: recorded in the manifest."""
+        return {}
+
+    def fresh(self) -> bool:
+        """Whether the weights are random, so that every artifact must hold them."""
+        return False
+
+    def relocated(self, folder: Path) -> LanguageModelSpec:
+        """The same model with its weights in a folder that `LanguageModel.save` wrote."""
+        raise NotImplementedError(f"{type(self).__name__} must implement relocated() to be trained")
+
+    def with_tokenizer(self, folder: Path) -> LanguageModelSpec:
+        """The same model with its tokenizer in a folder that `Tokenizer.save` wrote."""
+        return self
+
+
+class ConversationSpec(PartSpec, abc.ABC):
+    """Spec of a conversation template."""
+
+
+class TunerSpec(PartSpec, abc.ABC):
+    """Spec of a tuner."""
+
+    def trainable(self, parts: dict[str, Parameters]) -> Parameters:
+        """The exact tensors that train, adapters included, with component-qualified names.
+
+        Args:
+            parts: every tensor of the model by part name (`vision_encoder`, `connector`, …), unqualified.
+
+        Raises:
+            ValueError: a target that is not in the model, with the names that are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement trainable()")
+
+    def published(self) -> dict[str, Any]:
+        """What the stage's artifact holds besides the connector, by folder name, for `lensmith plan`."""
+        return {}
+
+
+def qualify(part: str, parameters: Parameters) -> Parameters:
+    """The same tensors with the part's name in front."""
+    from dataclasses import replace
+
+    return tuple(replace(parameter, name=f"{part}.{parameter.name}") for parameter in parameters)

@@ -1,0 +1,128 @@
+"""Turns, segments and the tokenizer: how a conversation becomes ids with known supervision. No torch here."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+IMAGE_PLACEHOLDER = "<image>"
+IMAGE_ID = -200
+"""Stands for one picture in a list of ids before its positions are expanded (as in the original LLaVA)."""
+IGNORE_LABEL = -100
+
+Role = Literal["user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message.
+
+    Args:
+        role: who speaks.
+        parts: text pieces in order; `None` stands for one picture.
+    """
+
+    role: Role
+    parts: tuple[str | None, ...]
+
+    @property
+    def images(self) -> int:
+        """How many pictures the message shows."""
+        return sum(part is None for part in self.parts)
+
+    @property
+    def text(self) -> str:
+        """The words alone."""
+        return "".join(part for part in self.parts if part is not None)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a rendered conversation that is supervised as a whole or not at all.
+
+    Args:
+        text: the words; for a `token` the literal token, for `image` and `eos` empty.
+        supervised: whether the model is trained to produce it.
+        kind: `text` is tokenised without looking for special tokens, so a user's `</s>` stays text;
+            `token` is one special token by its literal; `eos` is the language model's own end token;
+            `image` is one picture.
+    """
+
+    text: str = ""
+    supervised: bool = False
+    kind: Literal["text", "token", "eos", "image"] = "text"
+
+
+class Conversation(abc.ABC):
+    """A prompt template: turns in, segments out.
+
+    Labels come from the segments alone; nothing is tokenised twice and counted.
+    """
+
+    @abc.abstractmethod
+    def render(self, turns: Sequence[Turn], *, reply: bool = False) -> list[Segment]:
+        """Turn a conversation into segments.
+
+        Args:
+            turns: alternating messages, the user first.
+            reply: leave the last user message open, ready for the model's answer.
+
+        Raises:
+            ConversationError: turns that this template cannot express, saying which and why.
+        """
+
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts besides the end token that end an answer."""
+        return ()
+
+
+class ConversationError(ValueError):
+    """Turns that a template cannot express."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Ids of one stretch of text, each with the characters it covers.
+
+    Args:
+        ids: token ids.
+        offsets: half-open character ranges, one an id; empty ranges for ids that stand for no character.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+class Tokenizer(abc.ABC):
+    """What the data pipeline needs of a language model's tokenizer."""
+
+    bos_id: int | None
+    """Put once at the start of a row, or None where the model was trained without."""
+    eos_id: int
+    eos_token: str
+    pad_id: int
+
+    @abc.abstractmethod
+    def encode(self, text: str, *, after: Literal["start", "image", "token"]) -> Pieces:
+        """Tokenise a stretch of text. Special tokens written in it stay ordinary text.
+
+        Args:
+            text: the stretch.
+            after: what stands before it: nothing (or BOS), a picture, or a special token. SentencePiece
+                models write a word differently after each.
+        """
+
+    @abc.abstractmethod
+    def token_id(self, token: str) -> int | None:
+        """The id of a special token by its literal, or None where the tokenizer has no such token."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+
+    @abc.abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write it to an empty folder, so that an artifact says what its ids mean without its base model."""

@@ -1,0 +1,78 @@
+"""From a part's spec to its implementation: the one place that asks the registry for classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from lensmith.errors import LensmithError
+from lensmith.spec.build import installed
+from lensmith_registry import Component, Kind, PartSpec, RegistryError
+
+if TYPE_CHECKING:
+    from lensmith.interfaces import Conversation, LanguageModel, Tokenizer
+    from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
+
+
+def component_of(kind: Kind, spec: PartSpec) -> Component:
+    """The record behind a validated spec.
+
+    Raises:
+        LensmithError: the part is not installed any more; the message says what is.
+    """
+    try:
+        return installed().get(kind, getattr(spec, "name", type(spec).__name__))
+    except RegistryError as error:
+        raise LensmithError(str(error)) from error
+
+
+def implementation(kind: Kind, spec: PartSpec) -> Any:
+    """The class that implements a part.
+
+    Raises:
+        LensmithError: it cannot be imported; names the package.
+    """
+    try:
+        return component_of(kind, spec).load()
+    except RegistryError as error:
+        raise LensmithError(str(error)) from error
+
+
+def conversation(model: ModelSpec, stage: StageSpec | None = None) -> Conversation:
+    """The template of a stage, else of the model, else the language model's default."""
+    spec = (stage.conversation if stage else None) or model.conversation or default_conversation(model)
+    return cast("Conversation", implementation(Kind.CONVERSATION, spec)(spec))
+
+
+def default_conversation(model: ModelSpec) -> PartSpec:
+    """Spec of the language model's own template.
+
+    Raises:
+        LensmithError: that template is not installed.
+    """
+    from lensmith.spec.build import part_class
+
+    try:
+        return part_class(Kind.CONVERSATION, model.language_model.default_conversation(), installed())()
+    except RegistryError as error:
+        raise LensmithError(
+            f"default conversation of {getattr(model.language_model, 'name', '')!r}: {error}"
+        ) from error
+
+
+def tokenizer(model: ModelSpec) -> Tokenizer:
+    """The language model's tokenizer, without its weights."""
+    language_model = cast("type[LanguageModel]", implementation(Kind.LANGUAGE_MODEL, model.language_model))
+    return language_model.load_tokenizer(model.language_model)
+
+
+def stage_of(spec: RunSpec, name: str | None) -> StageSpec:
+    """A stage by name; the only one where none is named.
+
+    Raises:
+        LensmithError: no such stage, with the names there are.
+    """
+    if name is None and spec.stages:
+        return next(iter(spec.stages.values()))
+    if name not in spec.stages:
+        raise LensmithError(f"there is no stage {name!r}; stages: {', '.join(spec.stages) or 'none'}")
+    return spec.stages[name]

@@ -1,0 +1,285 @@
+"""Join the run spec with the installed parts: live unions, validation with every mistake at once, JSON Schema."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, create_model
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lensmith.errors import Problem, SpecError
+from lensmith.interfaces.specs import (
+    ConnectorSpec,
+    ConversationSpec,
+    ImageSplitterSpec,
+    LanguageModelSpec,
+    TunerSpec,
+    VisionEncoderSpec,
+)
+from lensmith.spec import run
+from lensmith.spec.compose import compose
+from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
+from lensmith.spec.yaml import Document, SpecKeys
+from lensmith_registry import Kind, PartSpec, Registry, RegistryError, discover
+
+
+@lru_cache(maxsize=1)
+def installed() -> Registry:
+    """The registry of what is installed, discovered once."""
+    return discover()
+
+
+_BASES: dict[Kind, type[PartSpec]] = {
+    Kind.VISION_ENCODER: VisionEncoderSpec,
+    Kind.IMAGE_SPLITTER: ImageSplitterSpec,
+    Kind.CONNECTOR: ConnectorSpec,
+    Kind.LANGUAGE_MODEL: LanguageModelSpec,
+    Kind.TUNER: TunerSpec,
+    Kind.CONVERSATION: ConversationSpec,
+}
+"""What the spec of a part must derive from to be asked for its shape."""
+
+
+def load_spec(
+    source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequence[str] = (), registry: Registry | None = None
+) -> RunSpec:
+    """Read and validate a spec.
+
+    Args:
+        source: a file, a mapping, or a spec that is validated again with the overrides.
+        overrides: `dotted.path=value`.
+        registry: the parts to choose from; by default all that are installed.
+
+    Raises:
+        SpecError: every mistake, by path, with the line and the allowed values.
+    """
+    registry = registry or installed()
+    if isinstance(source, RunSpec):
+        source = dump(source)
+    documents = compose(Path(source) if isinstance(source, str) else source, overrides, registry)
+    return validate(documents, registry)
+
+
+def dump(spec: RunSpec) -> dict[str, Any]:
+    """The spec as plain data that `load_spec` reads back to an equal spec."""
+    return spec.model_dump(mode="json", exclude_unset=False)
+
+
+def validate(documents: Sequence[Document], registry: Registry) -> RunSpec:
+    """Validate merged data (`documents[0]`); the other documents only lend their lines to messages."""
+    data = documents[0].data
+    try:
+        return run_spec_class(registry).model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(detail, data, documents, registry) for detail in error.errors(include_url=False)]
+        raise SpecError(problems) from None
+
+
+def part_class(component_kind: Kind, name: str, registry: Registry) -> type[PartSpec]:
+    """A part's spec class with its `name` field.
+
+    Raises:
+        RegistryError: unknown, claimed twice, or broken.
+    """
+    return _tagged(component_kind, name, registry.get(component_kind, name).spec)
+
+
+def run_spec_class(registry: Registry) -> type[RunSpec]:
+    """`RunSpec` whose part fields are unions of the registered parts, told apart by `name`."""
+    cached = getattr(registry, "_run_spec_class", None)
+    if cached is not None:
+        return typing.cast(type[RunSpec], cached)
+    model: type[ModelSpec] = create_model(
+        "ModelSpec",
+        __base__=ModelSpec,
+        __doc__=ModelSpec.__doc__,
+        vision_encoder=(_part(Kind.VISION_ENCODER, registry), _field(ModelSpec, "vision_encoder")),
+        image_splitter=(_part(Kind.IMAGE_SPLITTER, registry), _field(ModelSpec, "image_splitter")),
+        connector=(_part(Kind.CONNECTOR, registry), _field(ModelSpec, "connector")),
+        language_model=(_part(Kind.LANGUAGE_MODEL, registry), _field(ModelSpec, "language_model")),
+        conversation=(
+            _part(Kind.CONVERSATION, registry) | None,
+            _field(ModelSpec, "conversation", default=None),
+        ),
+    )
+    stage: type[StageSpec] = create_model(
+        "StageSpec",
+        __base__=StageSpec,
+        __doc__=StageSpec.__doc__,
+        tuner=(_part(Kind.TUNER, registry), _field(StageSpec, "tuner")),
+        conversation=(
+            _part(Kind.CONVERSATION, registry) | None,
+            _field(StageSpec, "conversation", default=None),
+        ),
+    )
+    built: type[RunSpec] = create_model(
+        "RunSpec",
+        __base__=RunSpec,
+        __doc__=RunSpec.__doc__,
+        model=(model, _field(RunSpec, "model")),
+        stages=(dict[run.StageName, stage], _field(RunSpec, "stages", default={})),
+    )
+    registry._run_spec_class = built  # type: ignore[attr-defined]
+    return built
+
+
+def _field(owner: type[BaseModel], name: str, **kwargs: Any) -> Any:
+    return Field(description=owner.model_fields[name].description, **kwargs)
+
+
+def _tagged(kind: Kind, name: str, spec: type[PartSpec]) -> type[PartSpec]:
+    cached = spec.__dict__.get(f"_lensmith_{kind.value}_{name}")
+    if cached is None:
+        tag = Field(default=name, description=f"Name of the {kind.value.replace('_', ' ')}.")
+        exactly: Any = Literal[name]
+        cached = create_model(
+            spec.__name__, __base__=spec, __doc__=spec.__doc__, __module__=spec.__module__, name=(exactly, tag)
+        )
+        type.__setattr__(spec, f"_lensmith_{kind.value}_{name}", cached)
+    return typing.cast(type[PartSpec], cached)
+
+
+def _part(kind: Kind, registry: Registry) -> Any:
+    usable = [component for component in registry.components(kind) if issubclass(component.spec, _BASES[kind])]
+    classes = [_tagged(kind, component.name, component.spec) for component in usable]
+
+    def select(value: Any) -> Any:
+        if isinstance(value, tuple(classes)):
+            return value
+        if isinstance(value, PartSpec):
+            value = {"name": _name_of(kind, value, registry), **value.model_dump(exclude_unset=True, exclude={"name"})}
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            names = ", ".join(registry.names(kind)) or "none, for no such part is installed"
+            raise PydanticCustomError("part", "{text}", {"text": f"say which {kind} by its name: one of {names}"})
+        try:
+            component = registry.get(kind, value["name"])
+        except RegistryError as error:
+            raise PydanticCustomError("part", "{text}", {"text": str(error)}) from None
+        if component not in usable:
+            text = (
+                f"{component} of {component.distribution} {component.version} cannot be used: its spec"
+                f" {component.spec.__name__} must derive from lensmith.{_BASES[kind].__name__}"
+            )
+            raise PydanticCustomError("part", "{text}", {"text": text})
+        return value
+
+    if not classes:
+        return Annotated[PartSpec, BeforeValidator(select)]
+    union: Any = Union[tuple(classes)]  # noqa: UP007 - built at run time
+    names: Any = Literal[tuple(component.name for component in usable)]
+    # Without the discriminator, a file that extends another one may leave the name to it.
+    written = union | names
+    if len(classes) > 1:
+        union = Annotated[union, Field(discriminator="name")]
+    return Annotated[SerializeAsAny[union], BeforeValidator(select, json_schema_input_type=written)]  # type: ignore[misc]
+
+
+def _name_of(kind: Kind, value: PartSpec, registry: Registry) -> str:
+    names = [component.name for component in registry.components(kind) if type(value) is component.spec]
+    if len(names) == 1:
+        return names[0]
+    text = f"{type(value).__name__} is not the spec of an installed {kind}"
+    if names:
+        text = f"{type(value).__name__} is the spec of {' and '.join(names)}; give a mapping with the `name` you mean"
+    raise PydanticCustomError("part", "{text}", {"text": text})
+
+
+def _problem(detail: ErrorDetails, data: Any, documents: Sequence[Document], registry: Registry) -> Problem:
+    path = _without_tags(tuple(key for key in detail["loc"] if key != "[key]"), data, registry)
+    # What is missing has no line; a line for it would be of another part, which this one has replaced.
+    said = {"missing": path[:-1], "part": (*path, "name")}.get(detail["type"], path)
+    return Problem(".".join(map(str, path)), _message(detail, path, data, registry), _place(said, documents))
+
+
+def _place(path: SpecKeys, documents: Sequence[Document]) -> str:
+    """Where a value was said: by the most specific document that settles it, else nearest to it."""
+    nearest, longest = documents[0], 0
+    for document in documents:
+        length, settled = document.reach(path)
+        if settled:
+            return document.place(path[:length])
+        if length > longest:
+            nearest, longest = document, length
+    return nearest.place(path[:longest])
+
+
+def _without_tags(loc: SpecKeys, data: Any, registry: Registry) -> SpecKeys:
+    """pydantic puts a union's tag into the path; a user never wrote it there."""
+    path: list[int | str] = []
+    here = data
+    tags = {kind.value for kind in Kind if len(registry.names(kind)) > 1}
+    at_part = False
+    for element in loc:
+        if at_part and element == _name(here):
+            here = here if isinstance(here, Mapping) else {"name": here}
+            at_part = False
+            continue
+        at_part = element in tags
+        if isinstance(here, Mapping):
+            here = here.get(element)
+        elif isinstance(here, list) and isinstance(element, int) and element < len(here):
+            here = here[element]
+        else:
+            here = None
+        path.append(element)
+    return tuple(path)
+
+
+def _message(detail: ErrorDetails, path: SpecKeys, data: Any, registry: Registry) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        fields = _fields_at(path[:-1], data, registry)
+        close = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"there is no such field.{hint} Fields here: {', '.join(fields) or 'none'}."
+    if kind == "missing":
+        fields = _fields_at(path[:-1], data, registry)
+        return f"is required. Fields here: {', '.join(fields)}."
+    if kind == "part":
+        return str(context["text"])
+    shown = repr(detail["input"])
+    if kind == "model_type":
+        return f"should be a mapping; fields here: {', '.join(_fields_at(path, data, registry))}; it is {shown}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    return f"{message}; it is {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _fields_at(path: SpecKeys, data: Any, registry: Registry) -> list[str]:
+    """The fields that the section at `path` may have."""
+    here: Any = run_spec_class(registry)
+    value = data
+    for element in path:
+        value = value.get(element) if isinstance(value, Mapping) else None
+        if _is_model(here):
+            here = here.model_fields[element].annotation if element in here.model_fields else None
+        else:
+            here = _inner(here)
+        if element in {k.value for k in Kind} and _name(value) in registry.names(str(element)):
+            here = part_class(Kind(element), _name(value), registry)
+    if _is_model(here):
+        names = list(here.model_fields)
+        return (["name"] if "name" in names else []) + [n for n in names if n != "name"]
+    return []
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _inner(annotation: Any) -> Any:
+    arguments = [a for a in typing.get_args(annotation) if a is not type(None)]
+    if typing.get_origin(annotation) in (Union, UnionType, Annotated):
+        return _inner(arguments[0])
+    return arguments[-1] if arguments else annotation
+
+
+def _name(value: Any) -> Any:
+    return value.get("name") if isinstance(value, Mapping) else value

@@ -1,0 +1,125 @@
+"""What can be known to be wrong before a weight is loaded: dimensions, files, plans. No torch where parts have
+closed forms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from lensmith.dims import Dimensions, join
+from lensmith.errors import LensmithError, Problem, SpecError
+from lensmith.interfaces.shapes import LanguageShape, VisionShape
+from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
+from lensmith.parts import default_conversation, implementation
+from lensmith.spec.run import RunSpec, StageSpec
+from lensmith_registry import Kind, RegistryError
+
+# ruff: noqa: PTH112, PTH113 - pathlib's own tests raise where a name is too long
+
+
+def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
+    """Everything that is wrong with a valid spec.
+
+    Args:
+        spec: the spec.
+        measure: also build parts without closed forms on the meta device (imports torch); else what depends on
+            their sizes is left to `plan` and `train`.
+    """
+    problems: list[Problem] = []
+    dimensions = _dimensions(spec, problems, measure)
+    _try(problems, "model.conversation", lambda: _conversation(spec))
+    if spec.start_from is not None and not os.path.isfile(spec.start_from / "manifest.json"):
+        problems.append(Problem("start_from", f"{spec.start_from} is not an artifact (it has no manifest.json)"))
+    for name, stage in spec.stages.items():
+        problems += _stage(f"stages.{name}", stage, dimensions)
+    return problems
+
+
+def require(spec: RunSpec) -> None:
+    """Raise what `check` finds.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    if problems := check(spec):
+        raise SpecError(problems)
+
+
+def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimensions | None:
+    model = spec.model
+    encoder: VisionShape | None = _shape(Kind.VISION_ENCODER, model.vision_encoder, problems, measure)
+    language: LanguageShape | None = _shape(Kind.LANGUAGE_MODEL, model.language_model, problems, measure)
+    if not (encoder and language):
+        return None
+    try:
+        dimensions = join(model, encoder=encoder, language=language)
+        dimensions.layout(*dimensions.encoder.image_size)
+        return dimensions
+    except IncompatibleParts as error:
+        problems.append(Problem("model", str(error)))
+    except (ValueError, OSError, LensmithError) as error:
+        problems.append(Problem("model.connector", str(error)))
+    return None
+
+
+def _shape(kind: Kind, part: VisionEncoderSpec | LanguageModelSpec, problems: list[Problem], measure: bool) -> Any:
+    try:
+        shape = part.shape()
+        if shape is None and measure:
+            shape = implementation(kind, part).measure(part)
+        return shape
+    except (ValueError, OSError, LensmithError) as error:
+        problems.append(Problem(f"model.{kind}", str(error)))
+        return None
+
+
+def _conversation(spec: RunSpec) -> None:
+    if spec.model.conversation is None:
+        default_conversation(spec.model)
+
+
+def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[Problem]:
+    problems: list[Problem] = []
+    for number, source in enumerate(stage.data.sources):
+        here = f"{path}.data.sources.{number}"
+        if not os.path.isfile(source.path):
+            problems.append(Problem(f"{here}.path", f"{source.path} does not exist; it names a file of rows"))
+        elif not os.access(source.path, os.R_OK):
+            problems.append(Problem(f"{here}.path", f"{source.path} cannot be read (permissions)"))
+        root = source.images or source.path.parent
+        if source.images is not None and not os.path.isdir(root):
+            problems.append(
+                Problem(f"{here}.images", f"{root} does not exist; it names the folder that `image` paths start from")
+            )
+    config = stage.deepspeed.config
+    if config is not None and not os.path.isfile(config):
+        problems.append(Problem(f"{path}.deepspeed.config", f"{config} does not exist"))
+    micro = stage.batch.micro
+    if micro is not None and (micro > stage.batch.size or stage.batch.size % micro):
+        problems.append(
+            Problem(f"{path}.batch.micro", f"{micro} must divide batch.size {stage.batch.size}; it is a rank's share")
+        )
+    if dimensions is None:
+        return problems
+    tables = dimensions.parameters()
+    _try(problems, f"{path}.tuner", lambda: stage.tuner.trainable(tables))
+    context = dimensions.language_model.context_length
+    limit = min(stage.data.max_length or context, context)
+    tokens = dimensions.layout(*dimensions.encoder.image_size).tokens
+    if tokens >= limit:
+        problems.append(
+            Problem(
+                f"{path}.data.max_length",
+                f"one picture takes {tokens} positions and a row may take {limit}; raise it, or choose an encoder or"
+                " connector with fewer tokens",
+            )
+        )
+    return problems
+
+
+def _try(problems: list[Problem], path: str, action: Callable[[], object]) -> None:
+    try:
+        action()
+    except (ValueError, OSError, LensmithError, RegistryError) as error:
+        problems.append(Problem(path, str(error)))

@@ -1,0 +1,27 @@
+"""How picture files are read: the `pictures:` section of a stage's data. No PIL here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PicturePolicy(BaseModel):
+    """Which pictures are taken and how they become RGB.
+
+    `alpha: drop` with `exif: false` gives what the original LLaVA saw, `Image.open(path).convert("RGB")`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    """Most pixels (width times height) of a picture, read from its header before anything is decoded."""
+    max_aspect: float = Field(default=200.0, ge=1.0)
+    """Most times that the longer side may hold the shorter one."""
+    alpha: Literal["white", "drop"] = "white"
+    """Transparency: `white` lays the picture over white, `drop` shows the colours stored below it."""
+    exif: bool = True
+    """Turn the picture as its EXIF orientation says (TIFF's own orientation tag is always followed)."""
+    first_frame: bool = False
+    """Take the first frame of an animation or of a file with several pages, instead of refusing it."""

@@ -1,0 +1,187 @@
+"""The run spec: a model and the stages that train it. These classes are what code reads; `build` adds the parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
+
+from lensmith.checkpoints import SpecPath
+from lensmith.interfaces.specs import (
+    ConnectorSpec,
+    ConversationSpec,
+    ImageSplitterSpec,
+    LanguageModelSpec,
+    TunerSpec,
+    VisionEncoderSpec,
+)
+from lensmith.spec.pictures import PicturePolicy
+from lensmith_registry import PartSpec
+
+
+class Section(BaseModel):
+    """A part of a spec that is not a plugin's: unknown fields are refused, instances are frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class ModelSpec(Section):
+    """The parts that a model is made of."""
+
+    vision_encoder: SerializeAsAny[VisionEncoderSpec]
+    """Pictures to features."""
+    image_splitter: SerializeAsAny[ImageSplitterSpec]
+    """How a picture is cut into views."""
+    connector: SerializeAsAny[ConnectorSpec]
+    """Features to language-model embeddings."""
+    language_model: SerializeAsAny[LanguageModelSpec]
+    """The language model, with its tokenizer."""
+    conversation: SerializeAsAny[ConversationSpec] | None = None
+    """Prompt template; by default the language model's own."""
+
+
+class SourceSpec(Section):
+    """One file of rows."""
+
+    path: SpecPath
+    """LLaVA conversation rows: a JSON list or JSON lines."""
+    images: SpecPath | None = None
+    """The folder that `image` paths start from; by default the folder of the file."""
+    weight: float = Field(1.0, gt=0)
+    """How often an epoch goes through the source: 2 shows every row twice, 0.5 a fresh half each epoch."""
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Keep this random share of the rows, the same in every epoch (data-efficiency studies)."""
+    seed: int = 0
+    """Chooses the rows that `fraction` keeps."""
+
+
+def source_list(value: Any) -> Any:
+    """`sources: rows.jsonl` and `sources: {path: …}` are short for a list of one."""
+    if not isinstance(value, list):
+        value = [value]
+    return [{"path": item} if isinstance(item, (str, Path)) else item for item in value]
+
+
+_Source = SourceSpec | str
+
+
+class DataSpec(Section):
+    """What a stage trains on."""
+
+    sources: Annotated[list[SourceSpec], Field(min_length=1), BeforeValidator(source_list, list[_Source] | _Source)]
+    """Files of rows, mixed."""
+    image_placement: Literal["front", "keep"] = "front"
+    """`front` moves pictures to the start of their turn, as the papers do; `keep` leaves them where they stand."""
+    max_length: int | None = Field(None, ge=8)
+    """Positions a row may take, pictures included; by default the language model's context length."""
+    long_rows: Literal["truncate", "skip", "error"] = "truncate"
+    """A row over `max_length` is cut at its end (never inside a picture), left out, or refused."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What happens to a row that cannot be used or has nothing to learn: stop, or leave it out and count it."""
+    pictures: PicturePolicy = PicturePolicy()
+    """How picture files are read."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare rows ahead of the training step; 0 prepares them in the training process."""
+
+
+class OptimizerSpec(Section):
+    """AdamW."""
+
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay; never applied to biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the moments."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator."""
+
+
+class ScheduleSpec(Section):
+    """Learning rate over the steps of a stage."""
+
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls to zero after the warm-up."""
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps (rounded up) in which the rate rises linearly from zero."""
+
+
+class BatchSpec(Section):
+    """Rows of one optimiser step."""
+
+    size: int = Field(16, ge=1)
+    """Rows of one optimiser step over all ranks. Results do not depend on how many ranks share them."""
+    micro: int | None = Field(None, ge=1)
+    """Rows that a rank takes at once; the rest is accumulated. By default its whole share."""
+
+
+class DeepSpeedSpec(Section):
+    """The engine."""
+
+    zero: Literal[0, 1, 2, 3] = 0
+    """What is sharded over the ranks: 1 optimiser state, 2 also gradients, 3 also parameters."""
+    config: SpecPath | None = None
+    """A DeepSpeed JSON whose entries are added (offload and the like); what the spec says wins."""
+
+
+class CheckpointSpec(Section):
+    """State that is written while a stage runs."""
+
+    every: int | None = Field(None, ge=1)
+    """Write one after so many optimiser steps; by default none until the stage ends."""
+    keep: int = Field(2, ge=1)
+    """How many of the newest are kept."""
+
+
+class StageSpec(Section):
+    """One training stage: from the model before it to an artifact."""
+
+    tuner: SerializeAsAny[TunerSpec]
+    """What trains, and how its weights are held."""
+    data: DataSpec
+    """Rows."""
+    conversation: SerializeAsAny[ConversationSpec] | None = None
+    """Prompt template of this stage, where it differs from the model's (`plain` in stage 1)."""
+    lr: float = Field(2e-5, gt=0)
+    """Peak learning rate; a tuner may set others for its groups."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many optimiser steps; the schedule is laid out for them."""
+    batch: BatchSpec = BatchSpec()
+    """Rows a step."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW's settings."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Learning rate over time."""
+    gradient_clipping: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of weights and arithmetic; `auto` is bf16 on accelerators that have it, else fp32."""
+    deepspeed: DeepSpeedSpec = DeepSpeedSpec()
+    """Sharding and offload."""
+    checkpoints: CheckpointSpec = CheckpointSpec()
+    """State for `--resume`."""
+    seed: int = 42
+    """Order of the rows, dropout and fresh weights."""
+
+
+StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class RunSpec(Section):
+    """One spec file."""
+
+    model: ModelSpec
+    """The parts."""
+    stages: dict[StageName, StageSpec] = {}
+    """Training stages by name, run in the order they are written; each starts from the one before."""
+    start_from: SpecPath | None = None
+    """An artifact whose trained weights the first stage (or the model, without stages) starts from."""
+    output: SpecPath | None = None
+    """Folder of the run; by default `runs/` and the name of the spec file, in the working folder."""
+
+    def conversation_for(self, stage: StageSpec | None = None) -> PartSpec | None:
+        """The template that a stage uses, or None for the language model's default."""
+        return (stage.conversation if stage else None) or self.model.conversation

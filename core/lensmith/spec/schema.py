@@ -1,0 +1,47 @@
+"""The JSON Schema of a spec file with everything that is installed, for completion in an editor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from lensmith.spec.build import run_spec_class
+from lensmith_registry import BrokenPluginError, Registry
+
+_EXTENDS = {
+    "type": "string",
+    "description": "A spec file (relative to this one) or a shipped recipe that this spec starts from.",
+}
+
+
+def json_schema(registry: Registry) -> dict[str, Any]:
+    """The schema of one spec file.
+
+    It knows every field and refuses every other, but requires none: a file may extend another one and leave to it
+    whatever stays the same, a part's name included. What is missing after all, `load_spec` says.
+
+    Raises:
+        BrokenPluginError: a part has a field that no file could hold; names the package.
+    """
+    try:
+        document = run_spec_class(registry).model_json_schema()
+    except PydanticInvalidForJsonSchema as error:
+        raise BrokenPluginError(_culprits(registry) or str(error)) from error
+    for section in (document, *document.get("$defs", {}).values()):
+        section.pop("required", None)
+    document["properties"]["extends"] = _EXTENDS
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def _culprits(registry: Registry) -> str:
+    found = []
+    for component in registry.components():
+        try:
+            component.spec.model_json_schema()
+        except PydanticInvalidForJsonSchema as error:
+            found.append(
+                f"{component} of {component.distribution} {component.version} has a field that no spec file can hold:"
+                f" {error.message}; uninstall the package, or ask its author for a field of plain data"
+            )
+    return "\n".join(found)
