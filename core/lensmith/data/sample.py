@@ -1,0 +1,152 @@
+"""One row to one sample: its ids with every picture's positions laid out, its targets and its pixels.
+
+Row → turns (`rows`) → segments (the conversation) → ids and supervised spans (`encode`) → sample (here) →
+batch (`batch`). The language model never sees a placeholder: positions are exact before it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lensmith.data.encode import Encoded, encode
+from lensmith.data.pictures import open_picture, resolve_inside
+from lensmith.data.rows import Row, RowError
+from lensmith.errors import DataError
+from lensmith.interfaces.shapes import ConnectorShape, TileLayout, VisionShape
+from lensmith.interfaces.text import IGNORE_LABEL, IMAGE_ID, Conversation, ConversationError, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+    from torch import Tensor
+
+    from lensmith.interfaces.image_splitter import ImageSplitter
+    from lensmith.interfaces.specs import ImageSplitterSpec
+    from lensmith.interfaces.vision_encoder import Preprocessing
+    from lensmith.spec.pictures import PicturePolicy
+
+
+@dataclass
+class Picture:
+    """One prepared picture: pixels (V, 3, H, W) and how its views are merged."""
+
+    pixels: Tensor
+    layout: TileLayout
+
+
+@dataclass
+class Sample:
+    """One conversation, ready for a batch.
+
+    Args:
+        id: the row's id.
+        ids: token ids; positions of pictures hold the padding id.
+        targets: for each position the id that it must predict, or -100.
+        image_positions: the positions that picture features fill, in order.
+        pictures: in the order of their positions.
+    """
+
+    id: str
+    ids: list[int]
+    targets: list[int]
+    image_positions: list[int]
+    pictures: list[Picture]
+
+
+@dataclass
+class PicturePipeline:
+    """From a picture file to pixels, by the parts' own rules and without weights. Workers inherit it by fork."""
+
+    policy: PicturePolicy
+    splitter: type[ImageSplitter]
+    splitter_spec: ImageSplitterSpec
+    preprocessing: Preprocessing
+    encoder: VisionShape
+    connector: ConnectorShape
+
+    def open(self, root: Path, name: str) -> Picture:
+        """Read and prepare one file below `root`."""
+        return self.prepare(open_picture(resolve_inside(root, name), self.policy))
+
+    def layout(self, height: int, width: int) -> TileLayout:
+        """How a picture of that size is cut and how many positions it takes."""
+        return self.splitter_spec.layout((height, width), self.encoder, self.connector)
+
+    def prepare(self, image: Image.Image) -> Picture:
+        """Split and preprocess one decoded RGB picture."""
+        import torch
+
+        layout = self.layout(image.height, image.width)
+        views = self.splitter.split(self.splitter_spec, image, layout, self.preprocessing.background)
+        return Picture(torch.stack([self.preprocessing(view) for view in views]), layout)
+
+
+def encode_row(row: Row, conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
+    """Ids and supervised spans of a row, one placeholder a picture.
+
+    Raises:
+        RowError: the template cannot express the row, or it has nothing to learn.
+    """
+    try:
+        encoded = encode(conversation.render(row.turns), tokenizer)
+    except ConversationError as error:
+        raise RowError(str(error)) from error
+    if not encoded.supervised:
+        raise RowError("has nothing to learn: no answer of the assistant with words in it")
+    return encoded
+
+
+def truncate(encoded: Encoded, picture_tokens: Sequence[int], max_length: int) -> Encoded:
+    """Cut a row at its end to `max_length` positions, pictures counted with theirs.
+
+    Raises:
+        RowError: the cut would fall into a picture, or leaves nothing to learn.
+    """
+    position = images = cut = 0
+    for token in encoded.ids:
+        size = picture_tokens[images] if token == IMAGE_ID else 1
+        if position + size > max_length:
+            break
+        position += size
+        cut += 1
+        images += token == IMAGE_ID
+    if cut == len(encoded.ids):
+        return encoded
+    if images < len(picture_tokens):
+        raise RowError(f"takes more than max_length = {max_length} positions and the cut would fall into a picture")
+    spans = [(start, min(end, cut)) for start, end in encoded.supervised if start < cut]
+    if not spans:
+        raise RowError(f"has nothing to learn within max_length = {max_length} positions")
+    return Encoded(encoded.ids[:cut], spans, encoded.prompt)
+
+
+def expand(identity: str, encoded: Encoded, pictures: Sequence[Picture], pad_id: int) -> Sample:
+    """Lay out every position and shift the labels: position t predicts what stands at t + 1.
+
+    Raises:
+        DataError: the row shows another number of pictures than are given.
+    """
+    placeholders = sum(token == IMAGE_ID for token in encoded.ids)
+    if placeholders != len(pictures):
+        raise DataError(f"row {identity!r}: {placeholders} placeholders for {len(pictures)} pictures")
+    supervised = [False] * len(encoded.ids)
+    for start, end in encoded.supervised:
+        supervised[start:end] = [True] * (end - start)
+    ids: list[int] = []
+    labels: list[int] = []
+    image_positions: list[int] = []
+    remaining = iter(pictures)
+    for token, learn in zip(encoded.ids, supervised, strict=True):
+        if token == IMAGE_ID:
+            count = next(remaining).layout.tokens
+            image_positions.extend(range(len(ids), len(ids) + count))
+            ids.extend([pad_id] * count)
+            labels.extend([IGNORE_LABEL] * count)
+        else:
+            ids.append(token)
+            labels.append(token if learn else IGNORE_LABEL)
+    targets = [*labels[1:], IGNORE_LABEL]
+    return Sample(identity, ids, targets, image_positions, list(pictures))

@@ -1,0 +1,191 @@
+"""Files of rows, mixed: several sources with weights, fractions and seeds, read row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+from lensmith.errors import DataError
+from lensmith.spec.run import DataSpec, SourceSpec
+
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""What a line without a row may hold, a byte-order mark included."""
+
+
+class RowFile(Sequence[Any]):
+    """The decoded rows of one file, a JSON list or JSON lines.
+
+    JSON lines are read on demand through an index of line starts, so that a large file costs little memory.
+
+    Raises:
+        DataError: missing file, or not JSON, with the line; a malformed line of a JSON-lines file is only met
+            when that row is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._list: list[Any] | None = None
+        self._starts = array("Q")
+        self._lines = array("L")
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; `path` names a JSON or JSON-lines file of rows")
+        with path.open("rb") as file:
+            head = file.read(4096).lstrip(_BLANK)
+            if not head:
+                raise DataError(f"{path} is empty; it must hold rows")
+            if head.startswith(b"["):
+                self._list = self._read_list(path)
+            else:
+                file.seek(0)
+                self._index(file)
+
+    def _index(self, file: Any) -> None:
+        offset = 0
+        for number, line in enumerate(file, start=1):
+            if line.strip(_BLANK):
+                self._starts.append(offset)
+                self._lines.append(number)
+            offset += len(line)
+
+    @staticmethod
+    def _read_list(path: Path) -> list[Any]:
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text: {error}") from error
+        if not isinstance(loaded, list):
+            raise DataError(f"{path}: a JSON file of rows is a list")
+        return loaded
+
+    def __len__(self) -> int:
+        return len(self._starts) if self._list is None else len(self._list)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._list is not None:
+            return self._list[index]
+        with self.path.open("rb") as file:
+            file.seek(self._starts[index])
+            line = file.readline()
+        try:
+            return json.loads(line.decode("utf-8-sig" if index == 0 else "utf-8"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{self.place(index)}: not valid JSON: {error.msg} at column {error.colno}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.place(index)}: not UTF-8 text: {error}") from error
+
+    def place(self, index: int) -> str:
+        """`file:line` of a JSON-lines row, `file[number]` of a JSON list's."""
+        return f"{self.path}[{index}]" if self._list is not None else f"{self.path}:{self._lines[index]}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One open source.
+
+    Args:
+        spec: what the user wrote.
+        rows: the file.
+        kept: indices that `fraction` kept, ascending.
+        root: folder of the pictures.
+    """
+
+    spec: SourceSpec
+    rows: RowFile
+    kept: Sequence[int]
+    root: Path
+
+
+class Mixture:
+    """All sources of a stage, addressed by one running index.
+
+    Raises:
+        DataError: a file or picture folder that is missing.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.spec = spec
+        self.sources = [self._open(source) for source in spec.sources]
+
+    @staticmethod
+    def _open(spec: SourceSpec) -> Source:
+        rows = RowFile(spec.path)
+        root = spec.images or spec.path.parent
+        if not root.is_dir():
+            raise DataError(f"{root} does not exist; `images` names the folder that the rows' pictures are in")
+        kept: Sequence[int] = range(len(rows))
+        if spec.fraction < 1:
+            count = max(1, round(len(rows) * spec.fraction))
+            kept = sorted(random.Random(f"fraction {spec.seed}").sample(range(len(rows)), count))
+        return Source(spec, rows, kept, root)
+
+    def __len__(self) -> int:
+        return sum(len(source.kept) for source in self.sources)
+
+    def drop(self, indices: Collection[int]) -> None:
+        """Leave out rows by their running indices; the others are renumbered.
+
+        Raises:
+            DataError: a source would have no row left.
+        """
+        left_out = set(indices)
+        start = 0
+        remaining = []
+        for source in self.sources:
+            kept = [row for i, row in enumerate(source.kept, start) if i not in left_out]
+            if not kept:
+                raise DataError(f"{source.spec.path} has no row that can be used")
+            start += len(source.kept)
+            remaining.append(replace(source, kept=kept))
+        self.sources = remaining
+
+    def locate(self, index: int) -> tuple[Source, int]:
+        """The source and row number behind a running index."""
+        for source in self.sources:
+            if index < len(source.kept):
+                return source, source.kept[index]
+            index -= len(source.kept)
+        raise IndexError(index)
+
+    def epoch_size(self) -> int:
+        """Rows of one epoch, weights applied."""
+        return sum(max(1, round(len(s.kept) * s.spec.weight)) for s in self.sources)
+
+    def epoch(self, seed: int, epoch: int) -> list[int]:
+        """Running indices of one epoch in training order, the same for the same seed everywhere."""
+        order: list[int] = []
+        start = 0
+        for number, source in enumerate(self.sources):
+            size = len(source.kept)
+            wanted = max(1, round(size * source.spec.weight))
+            whole, rest = divmod(wanted, size)
+            order += [start + i for _ in range(whole) for i in range(size)]
+            draw = random.Random(f"weight {seed} {epoch} {number}")
+            order += [start + i for i in draw.sample(range(size), rest)]
+            start += size
+        random.Random(f"order {seed} {epoch}").shuffle(order)
+        return order
+
+    def stream(self, seed: int) -> Iterator[int]:
+        """Epoch after epoch without end."""
+        epoch = 0
+        while True:
+            yield from self.epoch(seed, epoch)
+            epoch += 1
+
+    def steps(self, epochs: float, batch: int) -> int:
+        """Optimiser steps of so many epochs; the last one is filled up from the epoch after."""
+        return max(1, math.ceil(self.epoch_size() * epochs / batch))
