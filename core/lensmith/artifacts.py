@@ -1,0 +1,228 @@
+"""The folder that a stage publishes: safetensors and a manifest that says everything needed to load it.
+
+manifest.json             resolved spec, plugins and versions, hashes, data, step
+connector.safetensors     the connector
+image_splitter.safetensors   where the splitter has weights
+adapter/                  in PEFT's format, where a tuner made one
+language_model/, vision_encoder/   only where they were trained
+tokenizer/                what the ids mean
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.dims import LARGE_PARTS, SMALL_PARTS
+from lensmith.errors import ArtifactError
+from lensmith.files import atomic_folder, inventory, sha256, write_json
+from lensmith.parts import component_of, default_conversation
+from lensmith_registry import Kind, PartSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lensmith.interfaces.tuner import Tuner
+    from lensmith.model import MultimodalModel
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_REQUIRED = ("model", "tuner", "plugins", "weights", "sources", "stage", "data", "step", "files")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says about itself.
+
+    Args:
+        folder: where it is.
+        data: the content of `manifest.json`.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of an artifact.
+
+        Raises:
+            ArtifactError: the folder is not a whole artifact, or of a newer format.
+        """
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} does not exist; give the folder of a stage, e.g. runs/NAME/STAGE")
+        if not path.is_file():
+            inside = sorted(p.parent.name for p in folder.glob(f"*/{MANIFEST}"))
+            hint = f"; it holds artifacts: {', '.join(inside)}" if inside else ""
+            raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}{hint}")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            written = data["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        if written != FORMAT:
+            raise ArtifactError(
+                f"{path} has format {written}, this Lensmith reads {FORMAT}; install a version that fits"
+            )
+        if missing := [entry for entry in _REQUIRED if entry not in data]:
+            raise ArtifactError(f"{path} is damaged: it lacks {', '.join(missing)}")
+        return cls(folder, data)
+
+
+@dataclass
+class Provenance:
+    """Where the weights of an artifact come from.
+
+    Args:
+        stage: name and spec of the stage, or empty for an assembled model.
+        data: path, rows and hash of each source.
+        step, steps: optimiser steps done, and of the whole stage.
+        extra: further entries of the manifest.
+    """
+
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    steps: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write_artifact(
+    folder: Path,
+    model: MultimodalModel,
+    state: Mapping[str, Tensor],
+    tuner: Tuner | None,
+    tuner_spec: PartSpec | None,
+    provenance: Provenance,
+) -> None:
+    """Fill an empty folder with an artifact; the caller makes it appear atomically.
+
+    Args:
+        folder: the (temporary) folder.
+        model: the model that was trained.
+        state: gathered weights of what trained, by component-qualified name.
+        tuner, tuner_spec: of the stage, or None.
+        provenance: see there.
+    """
+    from safetensors.torch import save_file
+
+    for part in SMALL_PARTS:
+        module = getattr(model, part)
+        tensors = {
+            name: state.get(f"{part}.{name}", tensor).detach().cpu().contiguous()
+            for name, tensor in module.state_dict().items()
+        }
+        if tensors:
+            save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
+    written = list(tuner.save(model, folder, dict(state))) if tuner else []
+    for part in sorted(model.changed - set(written)):
+        (folder / part).mkdir()
+        getattr(model, part).save(folder / part, _plain_state(model, part, state, tuner))
+        written.append(part)
+    (folder / "tokenizer").mkdir()
+    model.language_model.tokenizer.save(folder / "tokenizer")
+    write_json(folder / MANIFEST, _manifest(folder, model, tuner_spec, written, provenance))
+
+
+def whole_parts(model: MultimodalModel) -> set[str]:
+    """The parts of which an artifact holds every weight, trained or not."""
+    return {*SMALL_PARTS, *model.changed}
+
+
+def _plain_state(
+    model: MultimodalModel, part: str, state: Mapping[str, Tensor], tuner: Tuner | None
+) -> dict[str, Tensor]:
+    """A part's own weights by its own names, without what the tuner put around them."""
+    plain = {}
+    for name, parameter in model.named_parameters():
+        known = tuner.plain_name(name) if tuner else name
+        if known is not None and known.startswith(f"{part}."):
+            plain[known.removeprefix(f"{part}.")] = state.get(name, parameter).detach()
+    return plain
+
+
+def save_model(model: MultimodalModel, folder: Path) -> Path:
+    """Write an assembled or loaded model as an artifact of its own.
+
+    It holds connector and splitter, adapters that the model wears, and parts that were changed.
+
+    Raises:
+        ArtifactError: the folder exists, or the disk is full.
+    """
+    state = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+    with atomic_folder(folder) as temporary:
+        write_artifact(temporary, model, state, model.tuner, model.tuner.spec if model.tuner else None, Provenance())
+    return folder
+
+
+def data_provenance(sources: Any) -> list[dict[str, Any]]:
+    """Path, rows and hash of the sources of a mixture."""
+    return [
+        {"path": str(s.spec.path), "rows": len(s.kept), "of": len(s.rows), "sha256": sha256(s.spec.path)}
+        for s in sources
+    ]
+
+
+def _manifest(
+    folder: Path, model: MultimodalModel, tuner_spec: PartSpec | None, written: list[str], provenance: Provenance
+) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    spec = model.spec.model_copy(update={"conversation": model.spec.conversation or default_conversation(model.spec)})
+    kinds = {kind.value: getattr(spec, kind.value) for kind in Kind if hasattr(spec, kind.value)}
+    if tuner_spec is not None:
+        kinds["tuner"] = tuner_spec
+    components = {kind: component_of(Kind(kind), part) for kind, part in kinds.items()}
+    return {
+        "format": FORMAT,
+        "lensmith": version("lensmith"),
+        "model": spec.model_dump(mode="json"),
+        "tuner": tuner_spec.model_dump(mode="json") if tuner_spec is not None else None,
+        "plugins": {
+            kind: {"name": c.name, "distribution": c.distribution, "version": c.version}
+            for kind, c in components.items()
+        },
+        "weights": sorted(written),
+        "sources": _sources(model, written),
+        "stage": provenance.stage,
+        "data": provenance.data,
+        "step": provenance.step,
+        "steps": provenance.steps,
+        **provenance.extra,
+        "files": inventory(folder),
+    }
+
+
+def _sources(model: MultimodalModel, written: list[str]) -> dict[str, Any]:
+    """Size and hash of the weight files that the artifact needs and does not hold."""
+    found: dict[str, Any] = {}
+    for part in LARGE_PARTS:
+        if part in written:
+            continue
+        for name, source in getattr(model.spec, part).sources().items():
+            path = Path(source)
+            if path.is_dir():
+                files = [p for p in sorted(path.iterdir()) if p.suffix in (".safetensors", ".bin", ".json")]
+            else:
+                files = [path] if path.is_file() else []
+            found[f"{part}.{name}"] = {
+                "source": source,
+                "files": {p.name: {"size": p.stat().st_size, "sha256": _source_hash(p)} for p in files},
+            }
+    return found
+
+
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def _source_hash(path: Path) -> str:
+    """Hashes of base weights, computed once a process: every checkpoint of a run names the same ones."""
+    stat = path.stat()
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = sha256(path)
+    return _hashes[key]

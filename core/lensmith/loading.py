@@ -1,0 +1,183 @@
+"""Read an artifact back: trust its manifest, name what is missing and who provides it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.artifacts import Manifest
+from lensmith.dims import LARGE_PARTS, SMALL_PARTS
+from lensmith.errors import ArtifactError, LensmithError, SpecError
+from lensmith.files import verify
+from lensmith.spec.build import installed, part_class
+from lensmith.spec.compose import apply_override
+from lensmith.spec.run import ModelSpec
+from lensmith_registry import Kind
+
+if TYPE_CHECKING:
+    import torch
+
+    from lensmith.interfaces.tuner import Tuner
+    from lensmith.model import MultimodalModel
+
+
+def load(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    merge: bool = False,
+    overrides: Sequence[str] = (),
+    check: bool = True,
+) -> MultimodalModel:
+    """Load an artifact, ready for `generate`.
+
+    Args:
+        folder: what a stage wrote.
+        dtype: floating type of the weights; by default fp32 on the CPU, bf16 on a GPU, where the model goes.
+        merge: fold adapters into the weights, for speed.
+        overrides: `language_model.checkpoint=…` and the like, where a base has moved.
+        check: verify the hashes of the artifact's files.
+
+    Raises:
+        ArtifactError: not an artifact, changed or missing files, missing plugins, weights that do not fit.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    dtype = dtype or (torch.bfloat16 if gpu else torch.float32)
+    manifest = Manifest.read(Path(folder))
+    model, _ = restore(manifest, dtype=dtype, merge=merge, overrides=overrides, check=check)
+    model.requires_grad_(False).eval()
+    return model.to("cuda") if gpu else model
+
+
+def model_spec(manifest: Manifest, overrides: Sequence[str] = ()) -> ModelSpec:
+    """The spec of an artifact's model, its trained parts read from the artifact.
+
+    Raises:
+        ArtifactError: a part's plugin is not installed; names the package and version that had it.
+    """
+    data: dict[str, Any] = {"model": copy.deepcopy(manifest.data["model"])}
+    _require_plugins(manifest)
+    for override in overrides:
+        try:
+            apply_override(data["model"], override)
+        except ValueError as error:
+            raise ArtifactError(f"override {override!r}: {error}") from error
+    try:
+        from lensmith.spec.build import validate
+        from lensmith.spec.yaml import Document
+
+        spec = validate([Document(data, str(manifest.folder / "manifest.json"))], installed()).model
+    except SpecError as error:
+        raise ArtifactError(f"{manifest.folder}: its manifest does not fit the installed parts: {error}") from error
+    update = {
+        part: getattr(spec, part).relocated(manifest.folder / part)
+        for part in manifest.data["weights"]
+        if part in type(spec).model_fields
+    }
+    tokenizer = manifest.folder / "tokenizer"
+    language_model = update.get("language_model", spec.language_model).with_tokenizer(tokenizer)
+    return spec.model_copy(update=update | {"language_model": language_model})
+
+
+def restore(
+    manifest: Manifest,
+    *,
+    dtype: torch.dtype,
+    tuner: Tuner | None = None,
+    merge: bool = False,
+    trainable: bool = False,
+    overrides: Sequence[str] = (),
+    check: bool = True,
+) -> tuple[MultimodalModel, Tuner | None]:
+    """Assemble an artifact's model and put its trained weights in.
+
+    Args:
+        manifest: the artifact's.
+        dtype: floating type of the weights.
+        tuner: takes the place of the one that the manifest names and that it equals, to train on.
+        merge: fold adapters into the weights.
+        trainable: keep adapters ready for training.
+        overrides, check: see `load`.
+
+    Returns:
+        The model, and the tuner whose adapters are still on it (None where none is).
+    """
+    from safetensors.torch import load_file
+
+    from lensmith.assembly import assemble
+    from lensmith.parts import implementation
+
+    if check and (problems := verify(manifest.folder, manifest.data["files"])):
+        raise ArtifactError(f"{manifest.folder} is damaged: {'; '.join(problems)}")
+    spec = model_spec(manifest, overrides)
+    if tuner is None and manifest.data["tuner"] is not None:
+        described = dict(manifest.data["tuner"])
+        tuner_spec = part_class(Kind.TUNER, described["name"], installed()).model_validate(described)
+        tuner = implementation(Kind.TUNER, tuner_spec)(tuner_spec)
+    try:
+        model = assemble(spec, dtype=dtype, tuner=tuner)
+    except LensmithError as error:
+        hint = _moved(manifest)
+        raise ArtifactError(f"{manifest.folder}: {error}{hint}") from error
+    for part in SMALL_PARTS:
+        file = manifest.folder / f"{part}.safetensors"
+        if file.is_file():
+            _fill(getattr(model, part), load_file(file), f"{file}")
+        elif getattr(model, part).state_dict():
+            raise ArtifactError(f"{file} is missing")
+    # The folder may be moved or deleted; what is made of this model must not need it.
+    model.changed.update(part for part in LARGE_PARTS if part in manifest.data["weights"])
+    if tuner is None:
+        return model, None
+    try:
+        tuner.load(model, manifest.folder, trainable=trainable)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{manifest.folder}: {error}") from error
+    if merge:
+        before = {name for name, _ in model.named_parameters()}
+        tuner.merge(model)
+        # Where adapters were folded in, the base alone no longer says what the weights are.
+        model.changed |= {name.split(".")[0] for name in before - {name for name, _ in model.named_parameters()}}
+        tuner = None
+    model.tuner = tuner
+    return model, tuner
+
+
+def _fill(module: Any, tensors: dict[str, Any], origin: str) -> None:
+    own = module.state_dict()
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    misshapen = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
+    if missing or unknown or misshapen:
+        raise ArtifactError(f"{origin}: missing {missing}, unknown {unknown}, of another shape {misshapen}")
+    module.load_state_dict(tensors)
+
+
+def _require_plugins(manifest: Manifest) -> None:
+    registry = installed()
+    absent = []
+    for kind, part in manifest.data["plugins"].items():
+        if part["name"] not in registry.names(kind):
+            absent.append(
+                f"{kind} {part['name']!r} is not installed; it came from {part['distribution']} {part['version']}:"
+                f" pip install {part['distribution']}=={part['version']}"
+            )
+    failed = [f"{p.distribution} {p.version} failed: {p.error}" for p in registry.failures]
+    if absent:
+        raise ArtifactError("; ".join([f"{manifest.folder}: {absent[0]}", *absent[1:], *failed]))
+
+
+def _moved(manifest: Manifest) -> str:
+    lost = {
+        name: entry["source"]
+        for name, entry in manifest.data["sources"].items()
+        if entry["files"] and not Path(entry["source"]).exists()
+    }
+    if not lost:
+        return ""
+    were = "; ".join(f"{name} was {source}" for name, source in lost.items())
+    cure = " ".join(f"{name}=PATH" for name in lost)
+    return f" ({were}, which is gone; say where it is now with {cure})"

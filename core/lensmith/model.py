@@ -1,0 +1,185 @@
+"""The composed model. Its forward is the walk from ids and pixels to the loss, one line a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lensmith.data.batch import Batch
+from lensmith.errors import LensmithError
+from lensmith.interfaces.connector import Connector
+from lensmith.interfaces.image_splitter import ImageSplitter
+from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
+from lensmith.interfaces.shapes import TileLayout
+from lensmith.interfaces.text import IGNORE_LABEL, Conversation
+from lensmith.interfaces.vision_encoder import VisionEncoder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lensmith.data.sample import PicturePipeline
+    from lensmith.interfaces.tuner import Tuner
+    from lensmith.spec.run import ModelSpec
+
+
+class MultimodalModel(nn.Module):
+    """Vision encoder, image splitter, connector and language model, joined through input embeddings.
+
+    Args:
+        spec: the parts' spec, kept for the manifest.
+        vision_encoder, image_splitter, connector, language_model: the parts.
+        conversation: the template that `generate` uses.
+        pictures: the pipeline that prepares pictures for these parts.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        vision_encoder: VisionEncoder,
+        image_splitter: ImageSplitter,
+        connector: Connector,
+        language_model: LanguageModel,
+        conversation: Conversation,
+        pictures: PicturePipeline,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.vision_encoder = vision_encoder
+        self.image_splitter = image_splitter
+        self.connector = connector
+        self.language_model = language_model
+        self.conversation = conversation
+        self.pictures = pictures
+        self.changed: set[str] = set()
+        """Parts whose weights are no longer those that a user's spec names; an artifact holds them in full."""
+        self.tuner: Tuner | None = None
+        """Made the adapters that a loaded model wears; `save` writes them through it."""
+
+    def forward(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
+        """Cross-entropy summed over the supervised positions of a batch (there are `batch.target_count`).
+
+        Args:
+            batch: see `Batch`.
+            dummy_picture: where the batch shows no picture, run an empty one through encoder and connector, so that
+                every rank uses the same parameters (its contribution is exactly nothing).
+        """
+        embeds = self.embed(batch, dummy_picture=dummy_picture)
+        hidden = self.language_model(embeds, batch.positions, batch.segments)
+        supervised = batch.targets != IGNORE_LABEL
+        logits = self.language_model.head(hidden[supervised])  # (supervised positions, vocabulary), no others
+        return F.cross_entropy(logits.float(), batch.targets[supervised], reduction="sum")
+
+    def embed(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
+        """Embeddings (B, T, D) of a batch, picture features in their places.
+
+        Raises:
+            LensmithError: the features do not fill exactly the positions that were laid out for them.
+        """
+        embeds = self.language_model.embed(batch.ids)
+        if batch.pixels is None:
+            return embeds + self._nothing(embeds) if dummy_picture else embeds
+        features = self.connect(self.encode(batch.pixels), batch.layouts)
+        if len(features) != len(batch.image_positions):
+            raise LensmithError(
+                f"{len(batch.layouts)} pictures gave {len(features)} features for {len(batch.image_positions)}"
+                f" positions of the batch (rows {', '.join(batch.rows)}); a batch comes from `collate` or `pack`"
+            )
+        flat = embeds.flatten(0, 1).index_copy(0, batch.image_positions, features.to(embeds.dtype))
+        return flat.view_as(embeds)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Features (V, N, W) of views; without autograd where the encoder does not train."""
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision_encoder.parameters())
+        with nullcontext() if trains else torch.no_grad():
+            features: Tensor = self.vision_encoder(pixels.to(self._dtype(self.vision_encoder)))
+        return features
+
+    def connect(self, features: Tensor, layouts: Sequence[TileLayout]) -> Tensor:
+        """All pictures' tokens (P, D): views (V, N, W) connected together, then merged picture by picture.
+
+        Raises:
+            LensmithError: a picture has another number of tokens than its layout says.
+        """
+        connected = self.connector(features.to(self._dtype(self.connector)))
+        views = torch.split(connected, [layout.views for layout in layouts])
+        pictures = [self.image_splitter.merge(v, t) for v, t in zip(views, layouts, strict=True)]
+        for number, (tokens, layout) in enumerate(zip(pictures, layouts, strict=True)):
+            if len(tokens) != layout.tokens:
+                raise LensmithError(
+                    f"picture {number} of the batch was laid out for {layout.tokens} positions and has {len(tokens)}"
+                    f" features: layout() and merge() of {type(self.image_splitter).__name__} disagree"
+                )
+        return torch.cat(pictures)
+
+    def _nothing(self, embeds: Tensor) -> Tensor:
+        """Zero that depends on encoder, connector and splitter: the graph of a picture without its effect."""
+        height, width = self.vision_encoder.shape.image_size
+        layout = self.pictures.layout(height, width)
+        pixels = torch.zeros(layout.views, 3, height, width, device=embeds.device)
+        # An empty slice keeps the graph and cannot carry a NaN, which a product with zero could; nor may a blank
+        # picture's features, whose product with the zero gradient is the connector's.
+        features = torch.nan_to_num(self.encode(pixels), 0.0, 0.0, 0.0)
+        return self.connect(features, (layout,))[:0].sum().to(embeds.dtype)
+
+    def _dtype(self, part: nn.Module) -> torch.dtype:
+        return next((p.dtype for p in part.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
+    def generate(
+        self,
+        images: Image.Image | str | Path | Sequence[Image.Image | str | Path] | None,
+        prompt: str,
+        options: GenerationOptions | None = None,
+    ) -> str:
+        """Answer one question about no, one or several pictures.
+
+        Args:
+            images: pictures or files; in `prompt` they stand where `<image>` does, else in front.
+            prompt: the question.
+            options: by default greedy, 256 new tokens at most.
+
+        Raises:
+            DataError: an unreadable picture, or another number of `<image>` than pictures.
+        """
+        from lensmith.generation import Question, answer
+
+        return answer(self, [Question.of(images, prompt)], options or GenerationOptions())[0]
+
+    def generate_batch(
+        self,
+        questions: Sequence[tuple[Image.Image | str | Path | Sequence[Image.Image | str | Path] | None, str]],
+        options: GenerationOptions | None = None,
+        batch_size: int = 8,
+    ) -> list[str]:
+        """Answers to several questions, the same as one by one (greedy), in their order."""
+        from lensmith.generation import Question, answer
+
+        asked = [Question.of(images, prompt) for images, prompt in questions]
+        return answer(self, asked, options or GenerationOptions(), batch_size=batch_size)
+
+    def stream(
+        self,
+        images: Image.Image | str | Path | Sequence[Image.Image | str | Path] | None,
+        prompt: str,
+        options: GenerationOptions | None = None,
+    ) -> Iterator[str]:
+        """The answer piece by piece, as it is produced."""
+        from lensmith.generation import Question, stream
+
+        return stream(self, Question.of(images, prompt), options or GenerationOptions())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model as an artifact that `lensmith.load` reads; see `lensmith.artifacts`."""
+        from lensmith.artifacts import save_model
+
+        return save_model(self, Path(folder))

@@ -1,0 +1,145 @@
+"""`lensmith plan`: dimensions joined from config files, tokens a picture, what trains, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lensmith.dims import Dimensions, join
+from lensmith.errors import LensmithError, Problem, SpecError
+from lensmith.interfaces.shapes import Parameters
+from lensmith.planning import cost
+from lensmith.spec.build import load_spec
+from lensmith.spec.run import RunSpec, StageSpec
+
+SAMPLE_SIZES = ((336, 336), (480, 640), (1080, 1920))
+"""(height, width) in pixels of the pictures whose tokens a plan shows."""
+TYPICAL_TEXT = 256
+"""Text positions of the row whose FLOPs a plan shows."""
+WORLD = 8
+"""GPUs that the memory table assumes."""
+
+
+@dataclass(frozen=True)
+class PictureTokens:
+    """Positions that a picture takes."""
+
+    height: int
+    width: int
+    views: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage trains and costs."""
+
+    name: str
+    trainable: Parameters
+    max_length: int
+    flops_per_row: float
+    memory: Mapping[int, cost.Memory]
+    """Bytes a GPU by ZeRO stage, on `WORLD` GPUs in bf16."""
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Elements that train."""
+        return cost.numel(self.trainable)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a spec will build."""
+
+    dimensions: Dimensions
+    pictures: Sequence[PictureTokens]
+    parameters: Mapping[str, int]
+    stages: Sequence[StagePlan]
+
+    @property
+    def total_parameters(self) -> int:
+        """Elements of the whole model."""
+        return sum(self.parameters.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        encoder, connector = self.dimensions.encoder, self.dimensions.connector
+        language = self.dimensions.language_model
+        return {
+            "dimensions": {
+                "image_size": list(encoder.image_size),
+                "grid": list(encoder.grid),
+                "vision_tokens": encoder.tokens,
+                "vision_width": encoder.width,
+                "tokens_per_view": connector.tokens,
+                "language_width": language.width,
+                "vocabulary": language.vocabulary,
+                "context_length": language.context_length,
+            },
+            "tokens_per_image": [asdict(picture) for picture in self.pictures],
+            "parameters": {**self.parameters, "total": self.total_parameters},
+            "stages": [
+                {
+                    "name": stage.name,
+                    "trainable_parameters": stage.trainable_parameters,
+                    "trainable": [{"name": p.name, "shape": list(p.shape)} for p in stage.trainable],
+                    "max_length": stage.max_length,
+                    "flops_per_row": stage.flops_per_row,
+                    "memory_bytes_per_gpu": {
+                        f"zero_{zero}": {**asdict(m), "total": m.total} for zero, m in stage.memory.items()
+                    },
+                }
+                for stage in self.stages
+            ],
+        }
+
+
+def plan(spec: RunSpec | Mapping[str, Any] | str | Path, *, overrides: Sequence[str] = ()) -> Plan:
+    """Plan a spec from config files; parts without closed forms are built on torch's meta device.
+
+    Raises:
+        SpecError: parts that do not fit or configs that cannot be read.
+    """
+    loaded = load_spec(spec, overrides)
+    try:
+        dimensions = join(loaded.model)
+        tables = dimensions.parameters()
+        pictures = [_picture(dimensions, height, width) for height, width in SAMPLE_SIZES]
+        stages = [_stage(name, stage, dimensions) for name, stage in loaded.stages.items()]
+    except (ValueError, OSError, LensmithError) as error:
+        raise SpecError([Problem("model", str(error))]) from error
+    parameters = {part: cost.numel(table) for part, table in tables.items()}
+    return Plan(dimensions, pictures, parameters, stages)
+
+
+def _picture(dimensions: Dimensions, height: int, width: int) -> PictureTokens:
+    layout = dimensions.layout(height, width)
+    return PictureTokens(height, width, layout.views, layout.tokens)
+
+
+def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
+    tables = dimensions.parameters()
+    trainable = stage.tuner.trainable(tables)
+    language = dimensions.language_model
+    own = {f"language_model.{p.name}" for p in tables["language_model"]}
+    full = any(p.name in own for p in trainable)
+    adapters = sum(p.numel for p in trainable if p.name.startswith("language_model.") and p.name not in own)
+    layout = dimensions.layout(*dimensions.encoder.image_size)
+    flops = cost.training_flops(
+        language,
+        dimensions.encoder,
+        positions=layout.tokens + TYPICAL_TEXT,
+        views=layout.views,
+        adapters=adapters,
+        full=full,
+        encoder_trains=any(p.name.startswith("vision_encoder.") for p in trainable),
+    )
+    everything = sum(cost.numel(table) for table in tables.values()) + adapters
+    trained = cost.numel(trainable)
+    table = {
+        zero: cost.memory(everything, trained, zero=zero, world=WORLD, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
+    }
+    limit = min(stage.data.max_length or language.context_length, language.context_length)
+    return StagePlan(name, trainable, limit, flops, table)

@@ -1,0 +1,60 @@
+"""This process among the ranks. One process needs no launcher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def start() -> None:
+    """Join the process group: the launcher's, or one of this process alone."""
+    if dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda" else "gloo"
+    if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        os.environ.setdefault(name, value)
+    alone = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=TIMEOUT)
+
+
+def rank() -> int:
+    """Number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def reduce(values: Sequence[float], how: dist.ReduceOp.RedOpType, device: torch.device) -> list[float]:
+    """Sum or maximum of numbers over all ranks."""
+    if world() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=how)
+    return [float(v) for v in tensor.tolist()]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world() > 1:
+        dist.barrier()
+
+
+def all_agree(failure: str) -> list[str]:
+    """Every rank's message, so that all of them stop where one must. Empty messages mean success."""
+    if world() == 1:
+        return [failure] if failure else []
+    gathered: list[str] = [""] * world()
+    dist.all_gather_object(gathered, failure)
+    return [message for message in gathered if message]

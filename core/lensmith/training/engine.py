@@ -1,0 +1,167 @@
+"""The DeepSpeed engine of a stage: its configuration from the spec, and what the loop asks of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensmith.errors import TrainingError
+from lensmith.spec.run import StageSpec
+from lensmith.training import distributed
+from lensmith.training.feed import Split
+
+if TYPE_CHECKING:
+    from lensmith.model import MultimodalModel
+
+_OWNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
+
+
+def precision_of(stage: StageSpec) -> torch.dtype:
+    """The floating type of a stage; `auto` is bf16 where the hardware multiplies in it, else fp32."""
+    if stage.precision == "auto":
+        return torch.bfloat16 if _multiplies_bf16() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[stage.precision]
+
+
+def _multiplies_bf16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def deepspeed_config(stage: StageSpec, split: Split) -> dict[str, Any]:
+    """The engine's configuration: the user's JSON, then what the spec says.
+
+    Raises:
+        TrainingError: the JSON cannot be read, or sets what belongs to the spec.
+    """
+    config: dict[str, Any] = {}
+    if stage.deepspeed.config is not None:
+        try:
+            config = json.loads(stage.deepspeed.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"deepspeed.config {stage.deepspeed.config}: {error}") from error
+        owned = [key for key in _OWNED if config.get(key, "auto") != "auto"]
+        if owned:
+            raise TrainingError(
+                f"deepspeed.config {stage.deepspeed.config} sets {', '.join(owned)}; these belong to the spec"
+                " (batch, optimizer, schedule)"
+            )
+        config = {key: value for key, value in config.items() if value != "auto" and key not in _OWNED}
+    zero = {k: v for k, v in config.get("zero_optimization", {}).items() if v != "auto"}
+    zero["stage"] = stage.deepspeed.zero
+    config |= {
+        "train_batch_size": split.size,
+        "train_micro_batch_size_per_gpu": split.micro,
+        "gradient_accumulation_steps": split.accumulation,
+        "gradient_clipping": stage.gradient_clipping,
+        "zero_optimization": zero,
+        "bf16": {"enabled": precision_of(stage) == torch.bfloat16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    return config
+
+
+def quiet() -> None:
+    """Before deepspeed is imported: the CPU where there is no GPU, and its log at warnings."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        model: with `requires_grad` set by the tuner.
+        optimizer: over exactly what trains.
+        stage: the spec.
+        split: batch sizes of this run.
+    """
+
+    def __init__(
+        self, model: MultimodalModel, optimizer: torch.optim.Optimizer, stage: StageSpec, split: Split
+    ) -> None:
+        quiet()
+        import deepspeed
+
+        self.model = model
+        self.split = split
+        self.zero = stage.deepspeed.zero
+        self._norm: float | None = None
+        self._deepspeed = deepspeed
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            config=deepspeed_config(stage, split),
+            dist_init_required=False,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device(self.engine.device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward, under the engine's hooks."""
+        return self.engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor, targets: float) -> None:
+        """Back-propagate a summed loss so that, after all ranks and micro-steps, it is the mean over `targets`.
+
+        The engine divides by the accumulation steps and averages over ranks; both are undone here.
+        """
+        self.engine.backward(loss * (self.split.accumulation * self.split.world / targets))
+
+    def step(self) -> None:
+        """End a micro-step; on the last of a step the optimiser moves."""
+        if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self._norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else None
+        self.engine.step()
+
+    def set_rates(self, factor: float) -> dict[str, float]:
+        """Set every group's learning rate to its peak times `factor`; returns them by name."""
+        rates = {}
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+            rates[group["name"].removesuffix(" (no decay)")] = group["lr"]
+        return rates
+
+    def gradient_norm(self) -> float | None:
+        """Norm of the last step's gradient before clipping; None where the engine did not compute it."""
+        norm = self.engine.get_global_grad_norm()
+        return self._norm if norm is None else float(norm)
+
+    def gather(self, parts: Collection[str]) -> dict[str, Tensor]:
+        """Copies on the CPU of rank 0 of what trains and of whole parts; empty on other ranks.
+
+        Args:
+            parts: parts of which everything is needed, trained or not.
+
+        Raises:
+            TrainingError: a weight is empty, so that nothing half-gathered is ever written.
+        """
+        prefixes = tuple(f"{part}." for part in parts)
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if not (parameter.requires_grad or name.startswith(prefixes)):
+                continue
+            sharded = self._deepspeed.zero.GatheredParameters([parameter]) if self.zero == 3 else nullcontext()
+            with sharded:
+                if distributed.rank() == 0:
+                    state[name] = parameter.detach().to("cpu", copy=True).contiguous()
+        if empty := [name for name, tensor in state.items() if tensor.numel() == 0]:
+            raise TrainingError(f"{len(empty)} weights could not be gathered, first {empty[0]}; nothing was written")
+        return state

@@ -1,0 +1,272 @@
+"""Run the stages of a spec, each from the artifact before it to its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lensmith import artifacts, files, parts
+from lensmith.artifacts import Manifest, Provenance
+from lensmith.data.reader import RowReader
+from lensmith.data.sources import Mixture
+from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join
+from lensmith.errors import ArtifactError, DataError, TrainingError
+from lensmith.loading import restore
+from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
+from lensmith.training import checkpoint, distributed, launch, loop
+from lensmith.training.engine import Engine, precision_of
+from lensmith.training.feed import Feed, Split
+from lensmith.training.optimizer import build_optimizer
+from lensmith.training.progress import Display, Metrics
+from lensmith_registry import Kind
+
+if TYPE_CHECKING:
+    from lensmith.interfaces.tuner import Tuner
+    from lensmith.model import MultimodalModel
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command adds to a spec.
+
+    Args:
+        output: folder of the run.
+        resume: go on with what the folder holds.
+        only: run this stage alone (the ones before it must be there).
+    """
+
+    output: Path
+    resume: bool = False
+    only: str | None = None
+
+
+def run_stages(spec: RunSpec, options: Options) -> list[Path]:
+    """Train every stage; returns their artifacts.
+
+    Raises:
+        TrainingError: nothing to resume, something there already, a stage that is not in the spec.
+        LensmithError: everything else that a user can cause.
+    """
+    if not spec.stages:
+        raise TrainingError("the spec has no stages; add `stages:` to train")
+    if options.only is not None:
+        parts.stage_of(spec, options.only)
+    launch.end_with_launcher()
+    distributed.start()
+    _check_folder(spec, options)
+    previous = spec.start_from
+    made = []
+    for name, stage in spec.stages.items():
+        artifact = options.output / name
+        if artifact.exists() and (options.resume or (options.only is not None and name != options.only)):
+            checkpoint.check_same(artifact, _identity(spec, name, stage))
+        elif options.only is None or name == options.only:
+            _Stage(spec, name, stage, previous, options).run(artifact)
+        else:
+            raise TrainingError(f"{artifact} is not there; run stage {name!r} before {options.only!r}")
+        made.append(artifact)
+        previous = artifact
+        if name == options.only:
+            break
+    return made
+
+
+def _check_folder(spec: RunSpec, options: Options) -> None:
+    concerned = [n for n in spec.stages if options.only in (None, n)]
+    done = [n for n in concerned if (options.output / n).exists()]
+    begun = [n for n in concerned if checkpoint.newest(options.output, n)]
+    if options.resume and not (done or begun):
+        raise TrainingError(
+            f"there is nothing to resume in {options.output}: no finished stage and no checkpoint"
+            " (set stages.NAME.checkpoints.every to have some); start without --resume"
+        )
+    if not options.resume and (done or begun):
+        raise TrainingError(
+            f"{options.output} already holds {', '.join(sorted({*done, *begun}))}; go on with --resume, choose another"
+            " --output, or delete it"
+        )
+
+
+def _identity(spec: RunSpec, name: str, stage: StageSpec) -> dict[str, Any]:
+    """What must not change between a checkpoint and its continuation."""
+    dumped = stage.model_dump(mode="json", exclude={"checkpoints": True, "data": {"workers"}})
+    start = str(spec.start_from) if spec.start_from is not None else None
+    return {"name": name, "spec": dumped, "model": spec.model.model_dump(mode="json"), "start_from": start}
+
+
+def _different_parts(theirs: dict[str, Any], ours: ModelSpec) -> list[str]:
+    """Fields in which the parts of an artifact differ from a spec's, but for where weights are."""
+    different = []
+    for kind in (*SMALL_PARTS, *LARGE_PARTS):
+        part, stored = getattr(ours, kind), dict(theirs[kind])
+        wanted = part.model_dump(mode="json")
+        if kind in LARGE_PARTS:
+            same_part = stored.get("name") == wanted.get("name")
+            places = {*part.sources(), *(type(part).model_validate(stored).sources() if same_part else ())}
+            stored, wanted = ({k: v for k, v in d.items() if k not in places} for d in (stored, wanted))
+        different += [f"model.{kind}.{k}" for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
+    return different
+
+
+class _Stage:
+    """One stage from start to artifact."""
+
+    def __init__(self, spec: RunSpec, name: str, stage: StageSpec, previous: Path | None, options: Options) -> None:
+        self.spec, self.name, self.stage, self.previous, self.options = spec, name, stage, previous, options
+        self.main = distributed.rank() == 0
+        self.split = Split.of(stage, distributed.rank(), distributed.world())
+
+    def run(self, artifact: Path) -> None:
+        found = checkpoint.newest(self.options.output, self.name) if self.options.resume else None
+        if found is not None:
+            checkpoint.check_same(found, _identity(self.spec, self.name, self.stage))
+            checkpoint.check_world(found)
+        reader = self.reader()  # rows are checked before weights are loaded
+        if found is not None:
+            checkpoint.check_data(found, self.sources)
+        torch.manual_seed(self.stage.seed)
+        tuner: Tuner = parts.implementation(Kind.TUNER, self.stage.tuner)(self.stage.tuner)
+        model = self.model(tuner, reader)
+        steps = self.stage.max_steps or reader.mixture.steps(self.stage.epochs, self.stage.batch.size)
+        optimizer = build_optimizer(model, tuner.groups(model), self.stage)
+        self.announce(model, reader, steps)
+        engine = Engine(model, optimizer, self.stage, self.split)
+        # Every rank drew the same fresh weights; dropout must differ between them.
+        torch.manual_seed(self.stage.seed + distributed.rank())
+        start = 0
+        if found is not None:
+            checkpoint.restore(engine, found)
+            start = checkpoint.step_of(found)
+
+        def write(folder: Path, state: dict[str, torch.Tensor], step: int) -> None:
+            provenance = Provenance(
+                stage=_identity(self.spec, self.name, self.stage),
+                data=self.sources,
+                step=step,
+                steps=steps,
+                extra={"order_seed": self.stage.seed, "precision": str(precision_of(self.stage)).split(".")[-1]},
+            )
+            artifacts.write_artifact(folder, model, state, tuner, self.stage.tuner, provenance)
+
+        def after_step(step: int) -> None:
+            every = self.stage.checkpoints.every
+            if every and step % every == 0 and step < steps:
+                target = checkpoint.folder_of(self.options.output, self.name, step)
+                checkpoint.save(
+                    engine, target, lambda folder, state: write(folder, state, step), self.stage.checkpoints.keep
+                )
+
+        metrics = Metrics(self.options.output / "metrics" / f"{self.name}.jsonl", start) if self.main else None
+        with Display(self.name, start, steps, enabled=self.main) as display:
+            feed = Feed(reader, self.stage, self.split, steps)
+            loop.run(engine, feed, self.stage, start, display, metrics, after_step)
+        if metrics:
+            metrics.close()
+        state = engine.gather(artifacts.whole_parts(model))
+        failure = ""
+        if self.main:
+            try:
+                with files.atomic_folder(artifact) as folder:
+                    write(folder, state, steps)
+            except Exception as error:
+                failure = f"{type(error).__name__}: {error}"
+        if failures := distributed.all_agree(failure):
+            raise TrainingError(f"{artifact} could not be written: {'; '.join(failures)}")
+        engine.engine.destroy()
+
+    def reader(self) -> RowReader:
+        """Open the data and check the text of every row.
+
+        Raises:
+            DataError: rows that cannot be used, where the spec says `bad_rows: error`.
+        """
+        mixture = Mixture(self.stage.data)
+        self.sources = artifacts.data_provenance(mixture.sources) if self.main else []
+        template = parts.conversation(self.spec.model, self.stage)
+        reader = RowReader(mixture, template, parts.tokenizer(self.spec.model), max_length=0)
+        bad = reader.audit(range(len(mixture)))
+        if bad and self.stage.data.bad_rows == "error":
+            shown = "\n  ".join(list(bad.values())[:10])
+            more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
+            raise DataError(
+                f"stage {self.name!r}: {len(bad)} of {len(mixture)} rows cannot be used"
+                f" (set data.bad_rows: skip to leave them out):\n  {shown}{more}"
+            )
+        if bad:
+            mixture.drop(bad)
+        self.left_out = len(bad)
+        return reader
+
+    def model(self, tuner: Tuner, reader: RowReader) -> MultimodalModel:
+        """The model of the stage before, or a fresh one, prepared by this stage's tuner."""
+        from lensmith.assembly import assemble
+
+        dtype = precision_of(self.stage)
+        if self.previous is None:
+            model = assemble(
+                self.spec.model, dtype=dtype, tuner=tuner, policy=self.stage.data.pictures, seed=self.stage.seed
+            )
+        else:
+            model = self.continued(dtype, tuner)
+        model.pictures.policy = self.stage.data.pictures
+        reader.tokenizer = model.language_model.tokenizer
+        reader.pictures = model.pictures
+        context = model.language_model.shape.context_length
+        reader.max_length = min(self.stage.data.max_length or context, context)
+        tuner.prepare(model)
+        self.check_plan(model)
+        return model
+
+    def continued(self, dtype: torch.dtype, tuner: Tuner) -> MultimodalModel:
+        """The model of the artifact before; its adapters go on training where this stage's tuner is the same."""
+        assert self.previous is not None
+        manifest = Manifest.read(self.previous)
+        if different := _different_parts(manifest.data["model"], self.spec.model):
+            raise ArtifactError(
+                f"{self.previous} is of another model than this spec's: {', '.join(different)} differ; make them equal"
+            )
+        same = manifest.data["tuner"] == self.stage.tuner.model_dump(mode="json")
+        model, _ = restore(manifest, dtype=dtype, tuner=tuner if same else None, merge=not same, trainable=same)
+        model.spec = model.spec.model_copy(update={"conversation": self.spec.model.conversation})
+        model.conversation = parts.conversation(self.spec.model)
+        return model
+
+    def check_plan(self, model: MultimodalModel) -> None:
+        """Compare what trains with what the tuner's spec says of the shapes.
+
+        Raises:
+            TrainingError: naming what differs.
+        """
+        self.dimensions = join(model.spec, encoder=model.vision_encoder.shape, language=model.language_model.shape)
+        tables = self.dimensions.parameters()
+        if not all(tables[part] for part in LARGE_PARTS):
+            return
+        planned = {p.name for p in self.stage.tuner.trainable(tables)}
+        actual = {name for name, p in model.named_parameters() if p.requires_grad}
+        if planned != actual:
+            raise TrainingError(
+                f"the tuner's plan is not what trains: planned only {sorted(planned - actual)[:3]},"
+                f" training only {sorted(actual - planned)[:3]}"
+            )
+
+    def announce(self, model: MultimodalModel, reader: RowReader, steps: int) -> None:
+        """Say what will happen."""
+        if not self.main:
+            return
+        trained = [(n, p.numel()) for n, p in model.named_parameters() if p.requires_grad]
+        per_part: dict[str, int] = {}
+        for name, size in trained:
+            part = name.split(".")[0]
+            per_part[part] = per_part.get(part, 0) + size
+        everything = sum(p.numel() for p in model.parameters())
+        display = Display(self.name, 0, steps, enabled=True)
+        shares = ", ".join(f"{part} {size:,}" for part, size in per_part.items())
+        left_out = f", {self.left_out} left out" if self.left_out else ""
+        display.say(
+            f"stage {self.name}: {len(reader.mixture):,} rows{left_out}, {steps} steps of {self.split.size} rows,"
+            f" {precision_of(self.stage)}, ZeRO-{self.stage.deepspeed.zero}, {self.split.world} process(es)"
+        )
+        display.say(f"  trains {sum(s for _, s in trained):,} of {everything:,} parameters: {shares}")
