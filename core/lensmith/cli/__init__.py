@@ -1,0 +1,28 @@
+"""The `lensmith` command. Importing it is cheap: commands import what they compute with when they run."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+
+def main() -> None:
+    """Entry point: run the command; mistakes of a user end with one message and exit code 2."""
+    from lensmith.cli.app import app
+    from lensmith.errors import LensmithError
+    from lensmith_registry import RegistryError
+
+    try:
+        app()
+    except (LensmithError, RegistryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if "torch" not in sys.modules:
+            gc.freeze()  # a last search for cycles takes a seventh of a short command's time, and the process ends
+
+
+__all__ = ["main"]
