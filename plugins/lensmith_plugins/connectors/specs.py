@@ -1,0 +1,91 @@
+"""The specs of the connectors. No torch here."""
+
+from __future__ import annotations
+
+import abc
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lensmith import (
+    ConnectorShape,
+    ConnectorSpec,
+    IncompatibleParts,
+    Parameters,
+    ParameterShape,
+    VisionShape,
+    linear,
+    norm,
+)
+
+
+class TokenwiseSpec(ConnectorSpec, abc.ABC):
+    """A connector that makes one token of each token, in the same place."""
+
+    def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
+        """As many tokens as come in; the grid is kept unless tokens lie beside it (CLS)."""
+        return ConnectorShape(
+            tokens=encoder.tokens,
+            width=width,
+            grid=None if encoder.extra_tokens else encoder.grid,
+            parameters=self.parameters(encoder.width, width),
+        )
+
+    @abc.abstractmethod
+    def parameters(self, inputs: int, width: int) -> Parameters:
+        """Every tensor between encoder width W (`inputs`) and language-model width D (`width`)."""
+
+
+class LinearSpec(TokenwiseSpec):
+    """One linear layer, W to D."""
+
+    def parameters(self, inputs: int, width: int) -> Parameters:
+        """Weight and bias, the names that LLaVA gives them."""
+        return ParameterShape("weight", (width, inputs)), ParameterShape("bias", (width,))
+
+
+class MlpSpec(TokenwiseSpec):
+    """Linear layers with activations between them: W to D, then D to D."""
+
+    depth: Annotated[int, Field(ge=1)] = 2
+    """Number of linear layers, at least 1. Default 2."""
+
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    """Between the layers. Default gelu, the exact one; gelu_tanh is its approximation."""
+
+    input_norm: bool = False
+    """Layer-normalise the encoder's features first, with learned scale and shift. Default false."""
+
+    output_scale: Literal["none", "embeddings"] = "none"
+    """How fresh weights are scaled. `embeddings` scales the last layer so that outputs for unit-variance inputs
+    spread like the language model's token embeddings; nothing is added to the model. Default none: torch's own
+    initialisation."""
+
+    def parameters(self, inputs: int, width: int) -> Parameters:
+        """The layers by their places in a sequence (`0`, `2`, …), the names that LLaVA gives them."""
+        tensors = norm("norm", inputs) if self.input_norm else ()
+        tensors += linear("0", inputs, width)
+        for layer in range(1, self.depth):
+            tensors += linear(str(2 * layer), width, width)
+        return tensors
+
+
+class IdentitySpec(TokenwiseSpec):
+    """Nothing at all, between parts of equal width."""
+
+    def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
+        """As `TokenwiseSpec.shape`.
+
+        Raises:
+            IncompatibleParts: W is not D.
+        """
+        if encoder.width != width:
+            raise IncompatibleParts(
+                f"the identity connector cannot join a vision encoder of width {encoder.width} to a language model"
+                f" of width {width}; use a linear or mlp connector"
+            )
+        return super().shape(encoder, width)
+
+    def parameters(self, inputs: int, width: int) -> Parameters:
+        """None."""
+        return ()

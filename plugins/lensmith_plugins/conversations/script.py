@@ -1,0 +1,66 @@
+"""What templates share: checking turns and writing segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lensmith import ConversationError, Segment, Turn
+
+
+def check_turns(turns: Sequence[Turn], *, reply: bool) -> None:
+    """Refuse what is not an alternating conversation.
+
+    Raises:
+        ConversationError: which turn is out of order, or that an open reply has no question.
+    """
+    if not turns:
+        raise ConversationError("the conversation has no turns")
+    for number, turn in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if turn.role != expected:
+            raise ConversationError(
+                f"turn {number} is the {turn.role}'s where the {expected}'s must stand;"
+                " messages alternate and the user begins"
+            )
+    if reply and turns[-1].role != "user":
+        raise ConversationError("the last turn is the assistant's; a reply needs a question of the user")
+
+
+def is_empty(turn: Turn) -> bool:
+    """Whether a message neither says nor shows anything."""
+    return not turn.text and not turn.images
+
+
+class Script:
+    """Segments as they are written; neighbouring text of one kind becomes one segment."""
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+
+    def text(self, text: str, *, supervised: bool = False) -> Script:
+        """Write text."""
+        last = self.segments[-1] if self.segments else None
+        if last is not None and last.kind == "text" and last.supervised == supervised:
+            self.segments[-1] = Segment(last.text + text, supervised)
+        elif text:
+            self.segments.append(Segment(text, supervised))
+        return self
+
+    def message(self, turn: Turn, *, supervised: bool = False) -> Script:
+        """Write a message's words and pictures in their order."""
+        for part in turn.parts:
+            if part is None:
+                self.segments.append(Segment(supervised=supervised, kind="image"))
+            else:
+                self.text(part, supervised=supervised)
+        return self
+
+    def token(self, token: str, *, supervised: bool = False) -> Script:
+        """Write a special token by its literal."""
+        self.segments.append(Segment(token, supervised, "token"))
+        return self
+
+    def end(self) -> Script:
+        """Write the language model's own end token, which ends an answer and is learnt."""
+        self.segments.append(Segment(supervised=True, kind="eos"))
+        return self

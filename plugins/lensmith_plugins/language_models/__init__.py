@@ -1,0 +1,42 @@
+"""Language models: LLaMA, Vicuna and any other that transformers loads, all through one wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lensmith import Component, Kind, hookimpl
+from lensmith_plugins.language_models.specs import HfCausalSpec, LlamaSpec, VicunaSpec
+
+__all__ = ["HfCausalSpec", "LlamaSpec", "VicunaSpec", "api_version", "lensmith_components"]
+
+api_version = 1
+
+_IMPLEMENTATION = "lensmith_plugins.language_models.hf:HfCausalLanguageModel"
+
+
+@hookimpl
+def lensmith_components() -> Iterable[Component]:
+    """The language models of this package."""
+    return [
+        Component(
+            kind=Kind.LANGUAGE_MODEL,
+            name="llama",
+            spec=LlamaSpec,
+            implementation=_IMPLEMENTATION,
+            summary="LLaMA 1, 2, 3 and models of their architecture",
+        ),
+        Component(
+            kind=Kind.LANGUAGE_MODEL,
+            name="vicuna",
+            spec=VicunaSpec,
+            implementation=_IMPLEMENTATION,
+            summary="Vicuna 1.1, 1.3 and 1.5, LLaVA's language models",
+        ),
+        Component(
+            kind=Kind.LANGUAGE_MODEL,
+            name="hf_causal",
+            spec=HfCausalSpec,
+            implementation=_IMPLEMENTATION,
+            summary="any causal language model that transformers loads",
+        ),
+    ]

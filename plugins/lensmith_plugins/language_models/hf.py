@@ -1,0 +1,205 @@
+"""Any Hugging Face causal language model behind input embeddings. One class for all of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, parameter_shapes
+from lensmith_plugins.language_models.answers import (
+    StopAtTexts,
+    TokenStreamer,
+    generation_config,
+    split_stops,
+    trim,
+)
+from lensmith_plugins.language_models.heads import logit_rule
+from lensmith_plugins.language_models.hf_loading import load_network, some
+from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
+from lensmith_plugins.language_models.packing import AttentionPlan, one_segment_a_row
+from lensmith_plugins.language_models.quiet import quiet
+from lensmith_plugins.language_models.shapes import language_shape
+from lensmith_plugins.language_models.specs import CausalSpec
+from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
+
+
+class HfCausalLanguageModel(LanguageModel):
+    """A causal model of transformers: `embed`, decode, `head`.
+
+    Args:
+        network: an `AutoModelForCausalLM`.
+        tokenizer: its tokenizer; None only where nothing but sizes is asked.
+        context_length: instead of what its config says.
+    """
+
+    network: Any
+
+    def __init__(self, network: Any, tokenizer: HfTokenizer | None, context_length: int | None = None) -> None:
+        super().__init__()
+        self.network = network
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+        self.shape = _shape(self, context_length)
+        config = network.config.get_text_config()
+        self._rule = logit_rule(config)
+        self._takes_positions = "position_ids" in inspect.signature(type(self._decoder()).forward).parameters
+        self._plan = AttentionPlan.of(config, config._attn_implementation) if self._takes_positions else None
+
+    @classmethod
+    def build(cls, spec: CausalSpec, loading: Loading) -> HfCausalLanguageModel:
+        """See `LanguageModel.build`.
+
+        Raises:
+            OSError: weights, config or tokenizer that are not there.
+            ValueError: weights that do not fit, naming the tensors, or an architecture that the spec excludes.
+        """
+        return cls(load_network(spec, loading), cls.load_tokenizer(spec), spec.context_length)
+
+    @classmethod
+    def load_tokenizer(cls, spec: CausalSpec) -> HfTokenizer:
+        """See `LanguageModel.load_tokenizer`."""
+        return load_tokenizer(spec.tokenizer_source(), parse_special_text=spec.parse_special_text)
+
+    @classmethod
+    def measure(cls, spec: CausalSpec) -> LanguageShape:
+        """See `LanguageModel.measure`; needs no tokenizer."""
+        with torch.device("meta"):
+            return cls(load_network(spec, Loading(weights=False)), None, spec.context_length).shape
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """See `LanguageModel.embed`. A scale that belongs to the embeddings is applied, once."""
+        embeds: Tensor = self.network.get_input_embeddings()(ids)
+        return embeds
+
+    def forward(self, embeds: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """See `LanguageModel.forward`."""
+        if int(segments.max()) <= 1:
+            return self._decode(embeds, positions, segments > 0)
+        if self._plan is None:
+            return one_segment_a_row(self._decode, embeds, positions, segments)
+        return self._run(embeds, positions, self._plan.masks(segments, embeds.dtype))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """See `LanguageModel.head`."""
+        return self._rule(self.network.get_output_embeddings()(hidden))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        options: GenerationOptions,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[Sequence[int]]:
+        """See `LanguageModel.generate`. A stop that is one special token ends an answer like the end token.
+
+        With stop texts, ids are handed to `on_token` once they cannot be the beginning of one, so that what it
+        gets is what is returned.
+        """
+        ends, stops = split_stops(options, self.tokenizer)
+        streams = on_token is not None and len(embeds) == 1 and options.beams == 1
+        arguments: dict[str, Any] = {}
+        if stops:
+            arguments["stopping_criteria"] = [StopAtTexts(stops)]
+        if streams and on_token is not None:
+            arguments["streamer"] = TokenStreamer(on_token, ends, stops)
+        training = self.network.training
+        self.network.eval()
+        try:
+            rows = self.network.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask.long(),
+                generation_config=generation_config(options, ends, self.tokenizer.pad_id),
+                **arguments,
+            )
+        finally:
+            self.network.train(training)
+        return [trim(row, ends, stops) for row in rows.tolist()]
+
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """See `LanguageModel.save`. The tokenizer's files go with it.
+
+        Args:
+            folder: an empty folder.
+            state: weights by their names in this module (`network.…`) or in the network itself, as they are
+                without adapters.
+
+        Raises:
+            ValueError: weights that are missing, or adapters that have not been merged.
+        """
+        given = self.network.state_dict() if state is None else _without_prefix(state)
+        # Not the second name of tied weights: loading ties them again.
+        wanted = [parameter.name.removeprefix("network.") for parameter in self.shape.parameters]
+        if missing := [name for name in wanted if name not in given]:
+            worn = any(".lora_" in name or ".base_layer." in name for name in given)
+            cure = "; the language model still wears an adapter: merge it before saving" if worn else ""
+            raise ValueError(f"the weights to save lack {some(missing)}{cure}")
+        whole = {name: given[name] for name in wanted}
+        persistent = self.network.state_dict().keys()
+        whole |= {name: given.get(name, b) for name, b in self.network.named_buffers() if name in persistent}
+        with quiet():
+            self.network.save_pretrained(folder, state_dict=whole)
+        if isinstance(getattr(self, "tokenizer", None), HfTokenizer):
+            self.tokenizer.save(folder)
+
+    def _decoder(self) -> nn.Module:
+        decoder: nn.Module = self.network.get_decoder()
+        return decoder
+
+    def _decode(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Rows of one segment each, padded at either end."""
+        return self._run(embeds, positions.masked_fill(~mask, 0), mask.long())
+
+    def _run(self, embeds: Tensor, positions: Tensor, mask: Tensor | Mapping[str, Tensor]) -> Tensor:
+        places = {"position_ids": positions} if self._takes_positions else {}
+        decoded = self._decoder()(
+            inputs_embeds=embeds, attention_mask=mask, use_cache=False, return_dict=True, **places
+        )
+        hidden: Tensor = decoded.last_hidden_state
+        return hidden
+
+
+def _shape(model: HfCausalLanguageModel, context_length: int | None) -> LanguageShape:
+    """Closed form where there is one (quantised weights have other shapes), else what the modules say."""
+    network = model.network
+    config = network.config.get_text_config()
+    closed = language_shape(config.to_dict(), context_length)
+    if closed is not None:
+        return closed
+    length = context_length or getattr(config, "max_position_embeddings", None)
+    if length is None:
+        raise ValueError(
+            f"the config of a {config.model_type!r} model names no length; set `model.language_model.context_length`"
+        )
+    embedding = network.get_input_embeddings().weight
+    head = network.get_output_embeddings().weight
+    heads = config.num_attention_heads
+    return LanguageShape(
+        width=embedding.shape[1],
+        vocabulary=head.shape[0],
+        context_length=length,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        intermediate=_intermediate(config),
+        parameters=parameter_shapes(model),
+        head=next((name for name, tensor in model.named_parameters() if tensor is head), ""),
+    )
+
+
+def _intermediate(config: Any) -> int:
+    """Width of the feed-forward layers, under the names that architectures give it."""
+    for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"):
+        if isinstance(size := getattr(config, name, None), int):
+            return size
+    return 4 * int(config.hidden_size)
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("network."): tensor for name, tensor in state.items()}

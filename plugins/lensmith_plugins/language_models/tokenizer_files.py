@@ -1,0 +1,76 @@
+"""Where a tokenizer's files are, and transformers' own reading of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, LlamaTokenizer
+
+from lensmith.checkpoints import hub_file, is_hub_id
+from lensmith_plugins.language_models.gguf_header import is_gguf
+
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "tiktoken.model",
+)
+TOKENIZER_FILES = (
+    *_VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def find_file(source: str, name: str) -> Path | None:
+    """A file of a folder or hub repository, None where it has no such file."""
+    path = Path(source) / name
+    if path.is_file():
+        return path
+    if Path(source).exists() or not is_hub_id(source):
+        return None
+    try:
+        return hub_file(source, name)
+    except FileNotFoundError:
+        return None
+
+
+def tokenizer_config(source: str) -> dict[str, Any]:
+    """What `tokenizer_config.json` says; empty where there is none."""
+    path = find_file(source, "tokenizer_config.json")
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+
+
+def open_tokenizer(source: str) -> Any:
+    """The transformers tokenizer of a folder, a hub id or a `.gguf` file.
+
+    Raises:
+        OSError: there is no tokenizer.
+    """
+    if is_gguf(source):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    folder = Path(source)
+    if folder.exists() or not is_hub_id(source):
+        if not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise FileNotFoundError(
+                f"{folder} holds no tokenizer (none of {', '.join(_VOCABULARIES[:3])}, …);"
+                " set `model.language_model.tokenizer`"
+            )
+        alone = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+        if alone and str(tokenizer_config(source).get("tokenizer_class", "LlamaTokenizer")).lower() == "llamatokenizer":
+            # As LLaMA was published: with no class, or with an older spelling of it, AutoTokenizer guesses another.
+            return LlamaTokenizer.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source)

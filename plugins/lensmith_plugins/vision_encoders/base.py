@@ -1,0 +1,50 @@
+"""What the encoders of this package share: a wrapped network that is saved under its own names."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lensmith import VisionEncoder
+
+
+class WrappedEncoder(VisionEncoder):
+    """A vision encoder around somebody's network."""
+
+    network: nn.Module
+    """The wrapped model, without what lies past the selected features."""
+
+    @abc.abstractmethod
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write the network as a folder that `relocated` of the spec points to.
+
+        Args:
+            folder: an empty folder.
+            state: gathered weights by this encoder's names (`network.…`), where they are sharded over ranks;
+                else the module's own.
+
+        Raises:
+            ValueError: `state` lacks parameters, by name.
+        """
+
+    def network_state(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The network's tensors by its own names, parameters taken from `state` where it is given (see `save`)."""
+        own = dict(self.network.state_dict())
+        if state is None:
+            return own
+        parameters = {name for name, _ in self.network.named_parameters()}
+        given = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        if missing := sorted(parameters - given.keys()):
+            raise ValueError(f"the weights to save lack {some(missing)}")
+        # Buffers are whole on every rank, and often not among gathered weights.
+        return {name: given.get(name, tensor) for name, tensor in own.items()}
+
+
+def some(names: Iterable[str], limit: int = 6) -> str:
+    """The first names of a list for an error message, and how many more there are."""
+    names = list(names)
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

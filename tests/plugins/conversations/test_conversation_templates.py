@@ -1,0 +1,164 @@
+"""What each template writes, what of it is learnt, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lensmith import Conversation, ConversationError, Kind, Segment, Turn, discover
+from lensmith_plugins.conversations.chatml import ChatmlConversation
+from lensmith_plugins.conversations.plain import PlainConversation
+from lensmith_plugins.conversations.specs import ChatmlSpec, PlainSpec, VicunaSpec
+from lensmith_plugins.conversations.vicuna import VicunaConversation
+
+VICUNA = VicunaConversation(VicunaSpec(system="S"))
+CHATML = ChatmlConversation(ChatmlSpec())
+PLAIN = PlainConversation(PlainSpec())
+
+
+def user(*parts: str | None) -> Turn:
+    return Turn("user", parts)
+
+
+def assistant(*parts: str | None) -> Turn:
+    return Turn("assistant", parts)
+
+
+def written(segments: list[Segment]) -> str:
+    """The prompt, with what is learnt between braces."""
+    text = ""
+    for segment in segments:
+        said = {"image": "<image>", "eos": "</s>"}.get(segment.kind, segment.text)
+        text += "{" + said + "}" if segment.supervised else said
+    return text.replace("}{", "")
+
+
+SHORT = [user(None, "\nHi"), assistant("Hello."), user("And?"), assistant("Yes.")]
+
+
+def test_vicuna() -> None:
+    assert (
+        written(VICUNA.render(SHORT)) == "S USER: <image>\nHi ASSISTANT:{ Hello.</s>}USER: And? ASSISTANT:{ Yes.</s>}"
+    )
+    assert VICUNA.render(SHORT[:2]) == [
+        Segment("S USER: "),
+        Segment(kind="image"),
+        Segment("\nHi ASSISTANT:"),
+        Segment(" Hello.", supervised=True),
+        Segment(kind="eos", supervised=True),
+    ]
+
+
+def test_vicuna_open_reply_ends_without_a_space() -> None:
+    assert written(VICUNA.render([user(None, "\nHi")], reply=True)) == "S USER: <image>\nHi ASSISTANT:"
+    assert written(VICUNA.render(SHORT[:3], reply=True)).endswith("{ Hello.</s>}USER: And? ASSISTANT:")
+    assert written(VICUNA.render([user("Hi")])) == "S USER: Hi "
+
+
+def test_vicuna_default_system_is_the_original() -> None:
+    text = VicunaConversation(VicunaSpec()).render([user("x")])[0].text
+    assert text == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful,"
+        " detailed, and polite answers to the user's questions. USER: x "
+    )
+    assert written(VicunaConversation(VicunaSpec(system="")).render([user("x")])) == "USER: x "
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([user("Q"), assistant("")], "S USER: Q ASSISTANT:"),
+        ([user("Q"), assistant(""), user("R"), assistant("A")], "S USER: Q ASSISTANT:USER: R ASSISTANT:{ A</s>}"),
+        ([user(""), assistant("A")], "S USER:ASSISTANT:{ A</s>}"),
+        ([user(None), assistant("A")], "S USER: <image> ASSISTANT:{ A</s>}"),
+        ([user("Q"), assistant(" ")], "S USER: Q ASSISTANT:{  </s>}"),
+        ([user("Q"), assistant("", None)], "S USER: Q ASSISTANT:{ <image></s>}"),
+    ],
+)
+def test_vicuna_empty_messages(turns: list[Turn], expected: str) -> None:
+    assert written(VICUNA.render(turns)) == expected
+
+
+def test_chatml() -> None:
+    assert written(CHATML.render(SHORT)) == (
+        "<|im_start|>user\n<image>\nHi<|im_end|>\n<|im_start|>assistant\n{Hello.<|im_end|>}\n"
+        "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n{Yes.<|im_end|>}\n"
+    )
+    tokens = [segment.text for segment in CHATML.render(SHORT) if segment.kind == "token"]
+    assert tokens == ["<|im_start|>", "<|im_end|>"] * 4
+    with_system = ChatmlConversation(ChatmlSpec(system="Be kind."))
+    assert written(with_system.render([user("Hi")], reply=True)) == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert CHATML.stop_strings() == ("<|im_end|>",)
+
+
+def test_chatml_learns_nothing_of_an_empty_answer() -> None:
+    turns = [user("Q"), assistant(""), user("R"), assistant("A")]
+    assert written(CHATML.render(turns)) == (
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+        "<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n{A<|im_end|>}\n"
+    )
+
+
+def test_plain_drops_the_question_and_learns_the_rest() -> None:
+    assert PLAIN.render([user(None, "\nDescribe it."), assistant("A red bus.")]) == [
+        Segment(kind="image"),
+        Segment("A red bus.\n", supervised=True),
+    ]
+    assert PLAIN.render([user("Describe ", None)], reply=True) == [Segment(kind="image")]
+    assert written(PLAIN.render([user(None, None), assistant("Two.")])) == "<image><image>{Two.\n}"
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([user("Hi"), assistant("x")], "the user's turn shows none"),
+        (SHORT, "not 4 turns; use `vicuna_v1`"),
+        ([user(None)], "not 1 turns"),
+    ],
+)
+def test_plain_refuses(turns: list[Turn], message: str) -> None:
+    with pytest.raises(ConversationError, match=message):
+        PLAIN.render(turns)
+
+
+@pytest.mark.parametrize("conversation", [VICUNA, CHATML, PLAIN], ids=["vicuna_v1", "chatml", "plain"])
+@pytest.mark.parametrize(
+    ("turns", "reply", "message"),
+    [
+        ([], False, "has no turns"),
+        ([assistant("x")], False, "turn 0 is the assistant's where the user's must stand"),
+        ([user("a"), user("b")], False, "turn 1 is the user's where the assistant's must stand"),
+        ([user(None), assistant("b")], True, "the last turn is the assistant's; a reply needs a question"),
+    ],
+)
+def test_turns_out_of_order_are_refused(
+    conversation: Conversation, turns: list[Turn], reply: bool, message: str
+) -> None:
+    with pytest.raises(ConversationError, match=message):
+        conversation.render(turns, reply=reply)
+
+
+def test_registered_names_build_their_class() -> None:
+    registry = discover()
+    found = {name: registry.get(Kind.CONVERSATION, name) for name in ("plain", "vicuna_v1", "chatml")}
+    for component in found.values():
+        conversation = component.load()(component.spec())
+        assert isinstance(conversation, Conversation)
+        assert all(field.description for field in component.spec.model_fields.values())
+    assert [registry.get(Kind.LANGUAGE_MODEL, name).name for name in ("llama", "vicuna", "hf_causal")]
+    default = registry.get(Kind.LANGUAGE_MODEL, "vicuna").spec(config="x").default_conversation()
+    assert default in found
+
+
+def test_templates_need_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import lensmith_plugins.conversations.vicuna, lensmith_plugins.conversations.plain\n"
+        "import lensmith_plugins.conversations.chatml, lensmith.data.encode\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
