@@ -1,6 +1,7 @@
 """What Lensmith plugins are: records, hooks and discovery. Imports neither torch nor transformers."""
 
 from lensmith_registry.component import Component, Kind, PartSpec
+from lensmith_registry.described import Described
 from lensmith_registry.discovery import Plugin, Registry, discover, register
 from lensmith_registry.errors import (
     BrokenPluginError,
@@ -14,6 +15,7 @@ __all__ = [
     "API_VERSION",
     "BrokenPluginError",
     "Component",
+    "Described",
     "DuplicateComponentError",
     "Kind",
     "PartSpec",

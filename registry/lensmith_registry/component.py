@@ -8,9 +8,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic.errors import PydanticUndefinedAnnotation
 
+from lensmith_registry.described import Described
 from lensmith_registry.errors import BrokenPluginError, RegistryError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
@@ -31,7 +32,7 @@ class Kind(str, enum.Enum):
         return self.value
 
 
-class PartSpec(BaseModel):
+class PartSpec(Described):
     """Base of every part's spec: the fields that a user may write below the part's name.
 
     Unknown fields are refused and instances are frozen. The name under which a part is registered is not a
@@ -39,7 +40,7 @@ class PartSpec(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid", frozen=True, defer_build=True, protected_namespaces=(), allow_inf_nan=False
     )
 
 
@@ -93,7 +94,8 @@ class Component:
                 f"{self} has a field `name` in {self.spec.__name__}, which is the part's name; call the field otherwise"
             )
         try:
-            self.spec.model_rebuild()
+            if not self.spec.__pydantic_fields_complete__:
+                self.spec.model_rebuild()
         except PydanticUndefinedAnnotation as error:
             raise RegistryError(
                 f"{self}: {error.name!r} in {self.spec.__name__} is not defined; import it outside `if TYPE_CHECKING:`"

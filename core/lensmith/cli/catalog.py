@@ -111,11 +111,12 @@ def plugins(as_json: JsonOption = False) -> None:
 
 def _fields(spec: type[PartSpec]) -> list[tuple[str, str, str, str]]:
     rows = []
+    descriptions = spec.field_descriptions()
     for name, field in spec.model_fields.items():
         if name == "name":
             continue
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        description = " ".join((field.description or "").split())
+        description = " ".join(descriptions.get(name, "").split())
         rows.append((name, _type_name(field.annotation), default, description))
     return rows
 

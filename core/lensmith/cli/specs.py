@@ -10,7 +10,7 @@ import typer
 
 from lensmith.cli.catalog import JsonOption
 from lensmith.cli.output import human_bytes, print_json, print_table
-from lensmith.errors import SpecError
+from lensmith.errors import Problem, SpecError
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file: YAML, JSON or TOML.")]
 OverridesArgument = Annotated[
@@ -21,11 +21,11 @@ OverridesArgument = Annotated[
 
 def check(spec: SpecArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
     """Check a spec: fields, parts, dimensions, files. Every mistake is listed; exit code 2 where there is one."""
-    from lensmith.spec import check as checks
-    from lensmith.spec.build import load_spec
+    from lensmith.spec.check import checked
 
+    problems: list[Problem] = []
     try:
-        problems = checks.check(load_spec(spec, overrides or ()))
+        checked(spec, overrides or ())
     except SpecError as error:
         problems = error.problems
     if as_json:
@@ -41,15 +41,10 @@ def check(spec: SpecArgument, overrides: OverridesArgument = None, as_json: Json
 
 def schema() -> None:
     """Print the JSON Schema of a spec with everything that is installed, for completion in an editor."""
-    from lensmith.spec.build import installed, run_spec_class
+    from lensmith.spec.build import installed
+    from lensmith.spec.schema import json_schema
 
-    document = run_spec_class(installed()).model_json_schema()
-    document["properties"]["extends"] = {
-        "type": "string",
-        "description": "A spec file (relative to this one) or a shipped recipe that this spec starts from.",
-    }
-    document["required"] = []  # a spec that extends another one need not repeat it
-    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **document})
+    print_json(json_schema(installed()))
 
 
 def plan(spec: SpecArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:

@@ -20,12 +20,10 @@ def train(
     hostfile: Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed hostfile, several machines.")] = None,
 ) -> None:
     """Train the stages of a spec with DeepSpeed; each writes an artifact that `lensmith generate` takes."""
-    from lensmith.spec.build import load_spec
-    from lensmith.spec.check import require
+    from lensmith.spec.check import checked
     from lensmith.training import launch, output_folder
 
-    loaded = load_spec(spec, overrides or ())
-    require(loaded)
+    loaded = checked(spec, overrides or ())
     folder = output_folder(loaded, spec, output)
     if (nproc > 1 or hostfile is not None) and not launch.is_worker():
         arguments = ["train", str(spec), *(overrides or ()), "--output", str(folder)]

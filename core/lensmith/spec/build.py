@@ -59,11 +59,18 @@ def load_spec(
     Raises:
         SpecError: every mistake, by path, with the line and the allowed values.
     """
+    return read_spec(source, overrides, registry)[0]
+
+
+def read_spec(
+    source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequence[str] = (), registry: Registry | None = None
+) -> tuple[RunSpec, Sequence[Document]]:
+    """`load_spec`, with the documents that it came from, for `place`."""
     registry = registry or installed()
     if isinstance(source, RunSpec):
         source = dump(source)
     documents = compose(Path(source) if isinstance(source, str) else source, overrides, registry)
-    return validate(documents, registry)
+    return validate(documents, registry), documents
 
 
 def dump(spec: RunSpec) -> dict[str, Any]:
@@ -98,6 +105,7 @@ def run_spec_class(registry: Registry) -> type[RunSpec]:
     model: type[ModelSpec] = create_model(
         "ModelSpec",
         __base__=ModelSpec,
+        __module__=ModelSpec.__module__,
         __doc__=ModelSpec.__doc__,
         vision_encoder=(_part(Kind.VISION_ENCODER, registry), _field(ModelSpec, "vision_encoder")),
         image_splitter=(_part(Kind.IMAGE_SPLITTER, registry), _field(ModelSpec, "image_splitter")),
@@ -111,6 +119,7 @@ def run_spec_class(registry: Registry) -> type[RunSpec]:
     stage: type[StageSpec] = create_model(
         "StageSpec",
         __base__=StageSpec,
+        __module__=StageSpec.__module__,
         __doc__=StageSpec.__doc__,
         tuner=(_part(Kind.TUNER, registry), _field(StageSpec, "tuner")),
         conversation=(
@@ -121,6 +130,7 @@ def run_spec_class(registry: Registry) -> type[RunSpec]:
     built: type[RunSpec] = create_model(
         "RunSpec",
         __base__=RunSpec,
+        __module__=RunSpec.__module__,
         __doc__=RunSpec.__doc__,
         model=(model, _field(RunSpec, "model")),
         stages=(dict[run.StageName, stage], _field(RunSpec, "stages", default={})),
@@ -196,10 +206,10 @@ def _problem(detail: ErrorDetails, data: Any, documents: Sequence[Document], reg
     path = _without_tags(tuple(key for key in detail["loc"] if key != "[key]"), data, registry)
     # What is missing has no line; a line for it would be of another part, which this one has replaced.
     said = {"missing": path[:-1], "part": (*path, "name")}.get(detail["type"], path)
-    return Problem(".".join(map(str, path)), _message(detail, path, data, registry), _place(said, documents))
+    return Problem(".".join(map(str, path)), _message(detail, path, data, registry), place(said, documents))
 
 
-def _place(path: SpecKeys, documents: Sequence[Document]) -> str:
+def place(path: SpecKeys, documents: Sequence[Document]) -> str:
     """Where a value was said: by the most specific document that settles it, else nearest to it."""
     nearest, longest = documents[0], 0
     for document in documents:

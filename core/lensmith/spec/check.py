@@ -4,7 +4,9 @@ closed forms."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lensmith.dims import Dimensions, join
@@ -12,6 +14,7 @@ from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
 from lensmith.parts import default_conversation, implementation
+from lensmith.spec.build import place, read_spec
 from lensmith.spec.run import RunSpec, StageSpec
 from lensmith_registry import Kind, RegistryError
 
@@ -36,14 +39,20 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
     return problems
 
 
-def require(spec: RunSpec) -> None:
-    """Raise what `check` finds.
+def checked(source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequence[str] = ()) -> RunSpec:
+    """`load_spec`, then `check`.
 
     Raises:
-        SpecError: with every problem.
+        SpecError: every problem, with file and line where the spec has them.
     """
+    spec, documents = read_spec(source, overrides)
     if problems := check(spec):
-        raise SpecError(problems)
+        raise SpecError([replace(p, place=place(_keys(p.path), documents)) for p in problems])
+    return spec
+
+
+def _keys(path: str) -> tuple[str | int, ...]:
+    return tuple(int(key) if key.isdigit() else key for key in path.split(".") if key)
 
 
 def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimensions | None:
@@ -81,6 +90,9 @@ def _conversation(spec: RunSpec) -> None:
 
 def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[Problem]:
     problems: list[Problem] = []
+    if not stage.data.sources:
+        text = "names no file of rows; say which, e.g. [{path: rows.jsonl, images: pictures}]"
+        problems.append(Problem(f"{path}.data.sources", text))
     for number, source in enumerate(stage.data.sources):
         here = f"{path}.data.sources.{number}"
         if not os.path.isfile(source.path):

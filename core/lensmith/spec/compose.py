@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[str], registry
     """Read a spec and everything that it extends.
 
     Args:
-        source: a spec file, or the same as a mapping.
+        source: a spec file, the name of a recipe, or the same as a mapping.
         overrides: `dotted.path=value`, applied last.
         registry: knows the shipped recipes.
 
@@ -38,7 +39,7 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[str], registry
     if isinstance(source, Mapping):
         first = Document(copy.deepcopy(dict(source)), "spec")
     else:
-        first = read_document(Path(source))
+        first = read_document(_file_or_recipe(source, registry))
     chain = _chain(first, registry)
     data: dict[str, Any] = {}
     for document in reversed(chain):
@@ -55,6 +56,13 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[str], registry
     if problems:
         raise SpecError(problems)
     return [merged, *chain[1:]]
+
+
+def _file_or_recipe(source: Path, registry: Registry) -> Path:
+    with suppress(OSError):  # a name too long for a file is not a recipe's either
+        if source.exists():
+            return source
+    return recipes(registry).get(str(source), source)
 
 
 def merge(base: Any, over: Any) -> Any:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from lensmith_registry import Described
 
 
-class PicturePolicy(BaseModel):
+class PicturePolicy(Described):
     """Which pictures are taken and how they become RGB.
 
     `alpha: drop` with `exif: false` gives what the original LLaVA saw, `Image.open(path).convert("RGB")`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Most pixels (width times height) of a picture, read from its header before anything is decoded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
 
 from lensmith.checkpoints import SpecPath
 from lensmith.interfaces.specs import (
@@ -17,14 +17,14 @@ from lensmith.interfaces.specs import (
     VisionEncoderSpec,
 )
 from lensmith.spec.pictures import PicturePolicy
-from lensmith_registry import PartSpec
+from lensmith_registry import Described, PartSpec
 
 
-class Section(BaseModel):
+class Section(Described):
     """A part of a spec that is not a plugin's: unknown fields are refused, instances are frozen."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid", frozen=True, defer_build=True, protected_namespaces=(), allow_inf_nan=False
     )
 
 
@@ -71,8 +71,8 @@ _Source = SourceSpec | str
 class DataSpec(Section):
     """What a stage trains on."""
 
-    sources: Annotated[list[SourceSpec], Field(min_length=1), BeforeValidator(source_list, list[_Source] | _Source)]
-    """Files of rows, mixed."""
+    sources: Annotated[list[SourceSpec], BeforeValidator(source_list, list[_Source] | _Source)] = Field([])
+    """Files of rows, mixed. A recipe leaves them to the spec that extends it."""
     image_placement: Literal["front", "keep"] = "front"
     """`front` moves pictures to the start of their turn, as the papers do; `keep` leaves them where they stand."""
     max_length: int | None = Field(None, ge=8)
@@ -139,7 +139,7 @@ class StageSpec(Section):
 
     tuner: SerializeAsAny[TunerSpec]
     """What trains, and how its weights are held."""
-    data: DataSpec
+    data: DataSpec = DataSpec()
     """Rows."""
     conversation: SerializeAsAny[ConversationSpec] | None = None
     """Prompt template of this stage, where it differs from the model's (`plain` in stage 1)."""
@@ -175,7 +175,7 @@ class RunSpec(Section):
 
     model: ModelSpec
     """The parts."""
-    stages: dict[StageName, StageSpec] = {}
+    stages: dict[StageName, StageSpec] = Field({})
     """Training stages by name, run in the order they are written; each starts from the one before."""
     start_from: SpecPath | None = None
     """An artifact whose trained weights the first stage (or the model, without stages) starts from."""

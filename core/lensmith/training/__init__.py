@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensmith.spec.build import load_spec
 from lensmith.spec.run import RunSpec
 
 
@@ -33,11 +32,10 @@ def train(
     Raises:
         SpecError, DataError, ArtifactError, TrainingError: see their docs.
     """
-    from lensmith.spec.check import require
+    from lensmith.spec.check import checked
     from lensmith.training.stages import Options, run_stages
 
-    loaded = load_spec(spec, overrides)
-    require(loaded)
+    loaded = checked(spec, overrides)
     folder = output_folder(loaded, spec, output)
     return run_stages(loaded, Options(folder, resume=resume, only=stage))
 

@@ -53,6 +53,8 @@ class CausalSpec(LanguageModelSpec):
         """Where the tokenizer is read."""
         if self.tokenizer is not None:
             return self.tokenizer
+        if self.checkpoint is not None:
+            return self.checkpoint
         source = Path(self.config_source())
         return str(source.parent) if source.is_file() and not is_gguf(source) else str(source)
 

@@ -110,9 +110,9 @@ def test_a_recipe_by_name(tmp_path: Path, write: Write) -> None:
     name, file = next(iter(shipped.items()))
     assert file.stem == name
     top = write("top.yaml", f"extends: {name}\nstages: {{}}\nmodel: {{connector: {{name: mlp, depth: 7}}}}\n")
-    with pytest.raises(SpecError) as caught:
-        load_spec(top)  # a recipe leaves the rows to the user
-    assert all(problem.path.endswith("data.sources") for problem in caught.value.problems)
+    loaded = load_spec(top)
+    assert getattr(loaded.model.connector, "depth", None) == 7
+    assert list(loaded.stages) == list(load_spec(name).stages)  # a recipe can be named in a file's place
 
 
 def test_a_recipe_that_two_plugins_ship(tmp_path: Path, base: Path, write: Write) -> None:
@@ -162,6 +162,12 @@ def test_a_circle_is_told_once_round(again: str, told: Told, write: Write) -> No
     middle = write("specs/middle.yaml", f"extends: {again}")
     (top.parent / "middle").mkdir()
     assert f"extends: goes in a circle: {top} -> {middle} -> {top}" in told(top)
+
+
+def test_a_circle_through_a_link(told: Told, write: Write) -> None:
+    top = write("specs/top.yaml", "extends: link/top.yaml")
+    (top.parent / "link").symlink_to(top.parent, target_is_directory=True)
+    assert f"extends: goes in a circle: {top} -> {top}" in told(top)
 
 
 def test_a_file_that_extends_itself(told: Told, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

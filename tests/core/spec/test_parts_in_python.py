@@ -160,3 +160,17 @@ def test_part_class_of_nothing() -> None:
 def test_the_spec_class_is_built_once_for_a_registry() -> None:
     assert run_spec_class(installed()) is run_spec_class(installed())
     assert run_spec_class(registry_with()) is not run_spec_class(installed())
+
+
+def test_a_missing_field_is_not_placed_at_the_part_that_was_replaced(base: Path) -> None:
+    class Demanding(ConnectorSpec):
+        """Needs what the part below has."""
+
+        depth: int
+
+    registry = registry_with(connector("mlp"), connector("demanding", Demanding))
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\nmodel:\n  connector:\n    name: demanding\n")
+    assert refusal(child, registry).startswith(
+        f"{child}:3: model.connector.depth: is required. Fields here: name, depth."
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lensmith import RunSpec, SpecError, load_spec
+from lensmith import RunSpec, load_spec
 from lensmith.spec import dump, installed, recipes
 
 OVERRIDES = [
@@ -73,11 +73,7 @@ def test_a_tiny_spec(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", sorted(recipes(installed())))
 def test_a_recipe_with_its_rows(name: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        load_spec({"extends": name})
-    missing = [problem.path.split(".") for problem in caught.value.problems]
-    assert all(path[0] == "stages" and path[2] == "data" for path in missing), caught.value
-    stages = {path[1]: {"data": {"sources": "rows.jsonl"}} for path in missing}
+    stages = {stage: {"data": {"sources": "rows.jsonl"}} for stage in load_spec(name).stages}
     loaded = load_spec({"extends": name, "stages": stages})
     assert load_spec(dump(loaded)) == loaded
 

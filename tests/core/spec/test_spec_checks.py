@@ -12,7 +12,8 @@ import pytest
 
 from lensmith import Component, Kind, SpecError, VisionEncoderSpec, load_spec
 from lensmith.spec import installed
-from lensmith.spec.check import check, require
+from lensmith.spec.check import check
+from lensmith.spec.check import checked as checked_spec
 from lensmith_registry import Plugin, Registry
 
 Checked = Callable[..., dict[str, str]]
@@ -49,13 +50,17 @@ def checked(sound: dict[str, Any]) -> Checked:
 
 def test_a_sound_spec(sound: dict[str, Any], checked: Checked) -> None:
     assert checked() == {}
-    require(load_spec(sound))
+    assert checked_spec(sound) == load_spec(sound)
 
 
-def test_require_raises_all_of_it(sound: dict[str, Any]) -> None:
+def test_checked_raises_all_of_it_with_its_place(sound: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(sound | {"start_from": "nowhere"}, indent=1))
     with pytest.raises(SpecError) as caught:
-        require(load_spec(sound, ["start_from=nowhere", "model.connector=identity"]))
+        checked_spec(file, ["model.connector=identity"])
     assert [problem.path for problem in caught.value.problems] == ["model", "start_from"]
+    line = file.read_text().splitlines().index(' "start_from": "nowhere"') + 1
+    assert caught.value.problems[1].place == f"{file}:{line}"
 
 
 def test_widths_that_cannot_fit(checked: Checked) -> None:
