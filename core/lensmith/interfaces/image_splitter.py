@@ -24,9 +24,7 @@ class ImageSplitter(nn.Module, abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def split(
-        spec: Any, image: Image.Image, layout: TileLayout, background: tuple[int, int, int]
-    ) -> list[Image.Image]:
+    def split(spec: Any, image: Image.Image, layout: TileLayout, background: tuple[int, int, int]) -> list[Image.Image]:
         """Cut an RGB picture into `layout.views` pictures, to be preprocessed by the encoder.
 
         Args:

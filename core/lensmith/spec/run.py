@@ -114,6 +114,8 @@ class BatchSpec(Section):
     """Rows of one optimiser step over all ranks. Results do not depend on how many ranks share them."""
     micro: int | None = Field(None, ge=1)
     """Rows that a rank takes at once; the rest is accumulated. By default its whole share."""
+    packing: bool = False
+    """Lay the rows of a micro-batch end to end, each seeing only itself, so that no position is padding."""
 
 
 class DeepSpeedSpec(Section):

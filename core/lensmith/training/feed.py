@@ -10,7 +10,7 @@ from multiprocessing import get_all_start_methods
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lensmith.data.batch import Batch, collate
+from lensmith.data.batch import Batch, collate, pack
 from lensmith.data.reader import RowReader
 from lensmith.data.rows import LongRow
 from lensmith.data.sample import Sample
@@ -95,7 +95,9 @@ class Feed(Dataset["list[Micro] | DataError"]):
                     raise
                 skipped.append(str(error))
         pad = self.reader.tokenizer.pad_id
-        return Micro(collate(samples or [_blank(pad)], pad), skipped)
+        samples = samples or [_blank(pad)]
+        packed = self.stage.batch.packing
+        return Micro(pack([samples], pad) if packed else collate(samples, pad), skipped)
 
     def batches(self, start: int) -> Iterator[list[Micro]]:
         """Every step from `start` on; prepared ahead by workers where the spec asks for them.

@@ -78,9 +78,7 @@ def refused(path: Path, *words: str, policy: PicturePolicy | None = None, by_hea
     return message
 
 
-def png(
-    path: Path, size: tuple[int, int], depth: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]
-) -> Path:
+def png(path: Path, size: tuple[int, int], depth: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> Path:
     """A PNG by hand, with depths and transparent colours that Pillow does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -95,9 +93,7 @@ def png(
     return path
 
 
-def tiff(
-    path: Path, size: tuple[int, int], bits: int, photometric: int, data: bytes, sample_format: int = 1
-) -> Path:
+def tiff(path: Path, size: tuple[int, int], bits: int, photometric: int, data: bytes, sample_format: int = 1) -> Path:
     """An uncompressed grey TIFF by hand."""
     width, height = size
     entries = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
@@ -386,9 +382,7 @@ def test_camera_file_with_a_second_picture(tmp_path: Path) -> None:
 
 def animation(path: Path) -> Path:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
-    frames[0].save(
-        path, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in path.name else {})
-    )
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in path.name else {}))
     return path
 
 
@@ -492,9 +486,7 @@ def test_formats_outside_the_list(tmp_path: Path, suffix: str) -> None:
     refused(path, "is not a picture that can be read")
 
 
-@pytest.mark.parametrize(
-    "start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6\n", b"RIFF"]
-)
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6\n", b"RIFF"])
 def test_a_signature_alone(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(start)
