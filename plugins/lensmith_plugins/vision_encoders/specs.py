@@ -45,8 +45,7 @@ class ClipSpec(VisionEncoderSpec):
             OSError: the config file cannot be read.
             ValueError: it is not CLIP's, or its sizes cannot work.
         """
-        on_disk = self.checkpoint is not None and Path(self.checkpoint).exists()
-        return clip_shape.read_architecture(str(self.checkpoint if on_disk or self.config is None else self.config))
+        return clip_shape.read_architecture(str(self.config or self.checkpoint))
 
     def blocks(self) -> int:
         """How many transformer blocks are needed for the selected layer.

@@ -76,7 +76,7 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         ),
         "stages.Tune.data.sources.1.weight": (line(20), "should be greater than 0; it is 0"),
         "stages.Tune.data.long_rows": (line(21), "should be 'truncate', 'skip' or 'error'; it is 'cut'"),
-        "stages.Tune.batch": (line(22), "should be a mapping; fields here: size, micro; it is 8"),
+        "stages.Tune.batch": (line(22), "should be a mapping; fields here: size, micro, packing; it is 8"),
         "modle": (
             line(23),
             "there is no such field. Did you mean 'model'? Fields here: model, stages, start_from, output.",

@@ -148,7 +148,7 @@ def test_registered_names_build_their_class() -> None:
     for component in found.values():
         conversation = component.load()(component.spec())
         assert isinstance(conversation, Conversation)
-        assert all(field.description for field in component.spec.model_fields.values())
+        assert component.spec.field_descriptions().keys() == component.spec.model_fields.keys()
     assert [registry.get(Kind.LANGUAGE_MODEL, name).name for name in ("llama", "vicuna", "hf_causal")]
     default = registry.get(Kind.LANGUAGE_MODEL, "vicuna").spec(config="x").default_conversation()
     assert default in found

@@ -1,0 +1,158 @@
+"""Questions about pictures of digits: one digit, a 2x2 or a 3x3 mosaic; in short answers or in sentences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SHORT = "\nAnswer the question using a single word or phrase."
+"""The papers' response-format prompt; without it the answer is a sentence."""
+PLACES = {
+    4: ("top left", "top right", "bottom left", "bottom right"),
+    9: (
+        "top left",
+        "top middle",
+        "top right",
+        "middle left",
+        "centre",
+        "middle right",
+        "bottom left",
+        "bottom middle",
+        "bottom right",
+    ),
+}
+ROWS = ("top", "bottom")
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked: of how many digits, how it scores by chance, and whether the answer is its own format."""
+
+    digits: int
+    chance: str
+    plain: bool = False
+
+
+TASKS = {
+    "digit": Task(1, "10 %"),
+    "digit in a sentence": Task(1, "10 %", plain=True),
+    "even or odd": Task(1, "50 %"),
+    "read 2x2": Task(4, "0 %", plain=True),
+    "at a place 2x2": Task(4, "10 %"),
+    "locate 2x2": Task(4, "25 %"),
+    "count 2x2": Task(4, "33 %"),
+    "compare 2x2": Task(4, "50 %"),
+    "add 2x2": Task(4, "1 %", plain=True),
+    "read 3x3": Task(9, "0 %", plain=True),
+    "at a place 3x3": Task(9, "10 %"),
+    "locate 3x3": Task(9, "11 %"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: its task, its words, a short answer and a sentence."""
+
+    task: str
+    text: str
+    short: str
+    sentence: str
+
+
+def draw(digits: int, rng: random.Random) -> list[int]:
+    """Labels of one picture; in half of the 2x2 mosaics a digit appears twice."""
+    if digits == 1:
+        return [rng.randrange(10)]
+    labels = rng.sample(range(10), digits)
+    if digits == 4 and rng.random() < 0.5:
+        source, target = rng.sample(range(4), 2)
+        labels[target] = labels[source]
+    return labels
+
+
+def read(labels: Sequence[int]) -> str:
+    """The digits row by row, rows separated by a space: `37 19`."""
+    side = round(len(labels) ** 0.5)
+    return " ".join("".join(map(str, labels[i : i + side])) for i in range(0, len(labels), side))
+
+
+def about(labels: Sequence[int], rng: random.Random) -> list[Question]:
+    """Questions that can be asked about a picture."""
+    if len(labels) == 1:
+        return _about_one(labels[0])
+    return _about_mosaic(labels, rng) + (_about_four(labels, rng) if len(labels) == 4 else [])
+
+
+def _about_one(digit: int) -> list[Question]:
+    parity = ("even", "odd")[digit % 2]
+    return [
+        Question("digit", "Which digit is this?", str(digit), f"This is {_article(digit)}."),
+        Question("even or odd", "Is this digit even or odd?", parity, f"The digit is {parity}."),
+    ]
+
+
+def _about_mosaic(labels: Sequence[int], rng: random.Random) -> list[Question]:
+    places = PLACES[len(labels)]
+    size = f"{round(len(labels) ** 0.5)}x{round(len(labels) ** 0.5)}"
+    questions = [Question(f"read {size}", "Read the digits row by row.", read(labels), read(labels))]
+    for index in rng.sample(range(len(labels)), 2):
+        where, digit = places[index], labels[index]
+        text = f"Which digit is {where}?"
+        questions.append(Question(f"at a place {size}", text, str(digit), f"The digit {where} is {_article(digit)}."))
+    alone = [digit for digit in labels if labels.count(digit) == 1]
+    for digit in rng.sample(alone, min(2, len(alone))):
+        where = places[labels.index(digit)]
+        questions.append(Question(f"locate {size}", f"Where is the {digit}?", where, f"The {digit} is {where}."))
+    return questions
+
+
+def _about_four(labels: Sequence[int], rng: random.Random) -> list[Question]:
+    questions = []
+    row = rng.randrange(2)
+    left, right = labels[2 * row : 2 * row + 2]
+    total = f"{left}+{right}={left + right}"
+    questions.append(Question("add 2x2", f"Add the {ROWS[row]} digits.", total, total))
+    row = rng.randrange(2)
+    left, right = labels[2 * row : 2 * row + 2]
+    if left != right:
+        side = SIDES[right > left]
+        text = f"Which {ROWS[row]} digit is larger, left or right?"
+        questions.append(Question("compare 2x2", text, side, f"The {side} digit is larger."))
+    wanted = rng.choice(sorted({labels.count(digit) for digit in range(10)}))
+    digit = rng.choice([digit for digit in range(10) if labels.count(digit) == wanted])
+    questions.append(Question("count 2x2", f"How many {digit}s are there?", str(wanted), f"There are {wanted}."))
+    return questions
+
+
+def text_only(rng: random.Random) -> tuple[str, str]:
+    """A question that needs no picture, and its answer."""
+    one, two = rng.sample(range(10), 2)
+    return rng.choice(
+        [
+            (f"Add {one} and {two}.", f"{one}+{two}={one + two}"),
+            (f"Which is larger, {one} or {two}?", f"{max(one, two)} is larger."),
+            (f"Is {one} even or odd?", f"{one} is {('even', 'odd')[one % 2]}."),
+        ]
+    )
+
+
+def balanced_answer(task: str, number: int) -> str | None:
+    """The answer that a task's question of that number must have, so that no answer is more likely than another."""
+    choices: dict[str, Sequence[str]] = {
+        "digit": [str(digit) for digit in range(10)],
+        "digit in a sentence": [str(digit) for digit in range(10)],
+        "even or odd": ["even", "odd"],
+        "at a place 2x2": [str(digit) for digit in range(10)],
+        "at a place 3x3": [str(digit) for digit in range(10)],
+        "locate 2x2": PLACES[4],
+        "locate 3x3": PLACES[9],
+        "count 2x2": ["0", "1", "2"],
+        "compare 2x2": SIDES,
+    }
+    return choices[task][number % len(choices[task])] if task in choices else None
+
+
+def _article(digit: int) -> str:
+    return f"{'an' if digit == 8 else 'a'} {digit}"
