@@ -55,6 +55,8 @@ class Component:
         implementation: `"package.module:Class"`, imported only when the part is built.
         summary: one line for `lensmith list`.
         distribution, version: where it came from; filled in by discovery.
+        paper: where the method comes from, e.g. `LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), section 3.1`; one line.
+        example: the part as a spec file would write it below its kind, in YAML; by default its name alone.
 
     Raises:
         RegistryError: when a field is malformed.
@@ -67,6 +69,8 @@ class Component:
     summary: str
     distribution: str = ""
     version: str = ""
+    paper: str = ""
+    example: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -87,6 +91,10 @@ class Component:
             )
         if not isinstance(self.summary, str) or "\n" in self.summary or not self.summary.strip():
             raise RegistryError(f"{self.kind} {self.name!r}: summary must be one line of text")
+        if not isinstance(self.paper, str) or "\n" in self.paper:
+            raise RegistryError(f"{self.kind} {self.name!r}: paper must be one line of text")
+        if not isinstance(self.example, str):
+            raise RegistryError(f"{self.kind} {self.name!r}: example must be text, the YAML of the part")
 
     def _check_fields(self) -> None:
         if "name" in self.spec.model_fields:

@@ -85,7 +85,7 @@ class Registry:
         """The message for a name that is not there."""
         kind = Kind(kind)
         names = self.names(kind)
-        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
         text = f"no {kind} is called {name!r}."
         if close:
             text += f" Did you mean {' or '.join(repr(c) for c in close)}?"
@@ -122,9 +122,25 @@ def discover(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hooks.ENTRY_POINT_GROUP)
+    owners = _Owners()
     # An editable install is listed twice where both its source tree and site-packages are on the path.
-    unique = {(e.name, e.value, (e.dist.name if e.dist else None) or ""): e for e in entry_points}
-    return Registry([_load(unique[key]) for key in sorted(unique)])
+    unique = {(e.name, e.value, owners.of(e)[0]): e for e in entry_points}
+    return Registry([_load(unique[key], *owners.of(unique[key])) for key in sorted(unique)])
+
+
+class _Owners:
+    """Name and version of entry points' distributions; each look into the metadata parses the whole file."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[importlib.metadata.Distribution | None, str, str]] = {}
+
+    def of(self, entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+        owner = entry_point.dist
+        if id(owner) not in self._known:
+            # A half-removed distribution has lost its name and version with its METADATA file.
+            name, version = (owner.name, owner.version) if owner else (None, None)
+            self._known[id(owner)] = (owner, name or "an unknown package", version or "")
+        return self._known[id(owner)][1:]
 
 
 def register(name: str, module: Any, distribution: str, version: str) -> Plugin:
@@ -180,10 +196,7 @@ def _offered(hook: pluggy.HookCaller, what: str) -> Iterator[Any]:
         yield from offered
 
 
-def _load(entry_point: importlib.metadata.EntryPoint) -> Plugin:
-    # A half-removed distribution has lost its name and version with its METADATA file.
-    distribution = (entry_point.dist.name if entry_point.dist else None) or "an unknown package"
-    version = (entry_point.dist.version if entry_point.dist else None) or ""
+def _load(entry_point: importlib.metadata.EntryPoint, distribution: str, version: str) -> Plugin:
     try:
         return register(entry_point.name, entry_point.load(), distribution, version)
     except (KeyboardInterrupt, GeneratorExit):

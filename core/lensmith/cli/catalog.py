@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-import typing
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from lensmith.catalog import example, field_rows, page
 from lensmith.cli.output import print_json, print_table
-from lensmith_registry import Kind, PartSpec, discover
+from lensmith_registry import Kind, discover
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", "-k", help="Only parts of this kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -60,6 +61,8 @@ def show(
                 "kind": component.kind.value,
                 "name": component.name,
                 "summary": component.summary,
+                "paper": component.paper,
+                "example": component.example,
                 "distribution": component.distribution,
                 "version": component.version,
                 "schema": part_class(kind, name, registry).model_json_schema(),
@@ -71,12 +74,14 @@ def show(
     print(f"from {component.distribution} {component.version}\n")
     if spec.__doc__:
         print(f"{spec.__doc__.strip()}\n")
-    rows = _fields(spec)
+    if component.paper:
+        print(f"Source: {component.paper}\n")
+    rows = field_rows(spec)
     if rows:
         print_table(("FIELD", "TYPE", "DEFAULT", "MEANING"), rows)
     else:
         print("It has no fields.")
-    print(f"\nIn a spec:  {component.kind.value}: {{name: {component.name}}}")
+    print(f"\nIn a spec:\n{example(component).rstrip()}")
 
 
 def plugins(as_json: JsonOption = False) -> None:
@@ -109,28 +114,29 @@ def plugins(as_json: JsonOption = False) -> None:
         print(f"\n{plugin.name} of {plugin.distribution} {plugin.version} failed: {plugin.error}\n{plugin.details}")
 
 
-def _fields(spec: type[PartSpec]) -> list[tuple[str, str, str, str]]:
-    rows = []
-    descriptions = spec.field_descriptions()
-    for name, field in spec.model_fields.items():
-        if name == "name":
+def docs(
+    folder: Annotated[Path, typer.Argument(help="Folder of the pages, one a kind; made where it is not there.")],
+    distribution: Annotated[
+        str | None, typer.Option("--distribution", "-d", help="Only parts of this package, e.g. your own.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 where a page is out of date.")] = False,
+) -> None:
+    """Write a Markdown page for each kind of part: fields, shapes, source paper and an example of each."""
+    registry = discover()
+    stale = []
+    for kind in Kind:
+        parts = [c for c in registry.components(kind) if distribution in (None, c.distribution)]
+        if not parts:
             continue
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        description = " ".join(descriptions.get(name, "").split())
-        rows.append((name, _type_name(field.annotation), default, description))
-    return rows
-
-
-def _type_name(annotation: Any) -> str:
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        return " | ".join(repr(a) for a in arguments)
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _type_name(arguments[0])
-    if type(None) in arguments:
-        return " | ".join(_type_name(a) for a in arguments)
-    if annotation is type(None):
-        return "null"
-    if arguments:
-        return f"{getattr(typing.get_origin(annotation), '__name__', '')}[{', '.join(map(_type_name, arguments))}]"
-    return str(getattr(annotation, "__name__", annotation))
+        target = folder / f"{kind.value}s.md"
+        text = page(kind, parts)
+        if target.is_file() and target.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(str(target))
+        if not check:
+            folder.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(f"out of date: {', '.join(stale)}; run `lensmith docs {folder}`", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{len(stale)} pages written" if stale else "all pages are up to date")
