@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from lensmith.errors import LensmithError
-from lensmith.spec.build import installed
+from lensmith.spec.build import BASES, installed
 from lensmith_registry import Component, Kind, PartSpec, RegistryError
 
 if TYPE_CHECKING:
@@ -19,17 +20,37 @@ def component_of(kind: Kind, spec: PartSpec) -> Component:
     Raises:
         LensmithError: the part is not installed any more; the message says what is.
     """
+    registry = installed()
+    name = getattr(spec, "name", None)
+    if name is None:  # made in Python, of the class that the plugin registered
+        names = [component.name for component in registry.components(kind) if component.spec is type(spec)]
+        name = names[0] if len(names) == 1 else type(spec).__name__
     try:
-        return installed().get(kind, getattr(spec, "name", type(spec).__name__))
+        return registry.get(kind, name)
     except RegistryError as error:
         raise LensmithError(str(error)) from error
 
 
+def nested_parts(spec: PartSpec) -> Iterator[tuple[str, Kind, PartSpec]]:
+    """The parts that a part's spec holds in its turn: the path below it, kind and spec of each."""
+    for field in type(spec).model_fields:
+        yield from _parts_in(getattr(spec, field), field)
+
+
+def _parts_in(value: Any, path: str) -> Iterator[tuple[str, Kind, PartSpec]]:
+    if isinstance(value, PartSpec):
+        yield from ((path, kind, value) for kind, base in BASES.items() if isinstance(value, base))
+    elif isinstance(value, (list, tuple, Mapping)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _parts_in(item, f"{path}.{key}")
+
+
 def implementation(kind: Kind, spec: PartSpec) -> Any:
-    """The class that implements a part.
+    """The class that implements a part, e.g. one that another part's spec holds.
 
     Raises:
-        LensmithError: it cannot be imported; names the package.
+        LensmithError: it is not installed or cannot be imported; names the package.
     """
     try:
         return component_of(kind, spec).load()

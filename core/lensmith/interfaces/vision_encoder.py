@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lensmith.interfaces.loading import Loading
 from lensmith.interfaces.shapes import ParameterShape, VisionShape
@@ -69,6 +70,10 @@ class VisionEncoder(nn.Module, abc.ABC):
         """
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
+    def checkpoint_activations(self) -> bool:
+        """See `LanguageModel.checkpoint_activations`."""
+        return False
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the weights to an empty folder that the spec's `relocated` points to (see `LanguageModel.save`)."""
         raise NotImplementedError(f"{type(self).__name__} must implement save() to be trained")
@@ -82,6 +87,15 @@ def replace_parameters(shape: VisionShape, module: nn.Module) -> VisionShape:
 
 
 def parameter_shapes(module: nn.Module) -> tuple[ParameterShape, ...]:
-    """Every parameter of a module as shapes, the weights of `nn.Linear` marked."""
-    linears = {f"{name}.weight".lstrip(".") for name, child in module.named_modules() if isinstance(child, nn.Linear)}
-    return tuple(ParameterShape(name, tuple(p.shape), name in linears) for name, p in module.named_parameters())
+    """Every parameter of a module as shapes, the weights of `nn.Linear` that an adapter may wrap marked."""
+    # nn.MultiheadAttention reads the weight of its output layer and never calls it: an adapter would do nothing.
+    # The layer's own sizes, as a quantised weight is packed into other ones.
+    linears = {
+        f"{name}.weight".lstrip("."): (child.out_features, child.in_features)
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear) and not isinstance(child, NonDynamicallyQuantizableLinear)
+    }
+    return tuple(
+        ParameterShape(name, linears.get(name, tuple(p.shape)), name in linears)
+        for name, p in module.named_parameters()
+    )

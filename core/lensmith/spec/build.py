@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -35,7 +37,7 @@ def installed() -> Registry:
     return discover()
 
 
-_BASES: dict[Kind, type[PartSpec]] = {
+BASES: dict[Kind, type[PartSpec]] = {
     Kind.VISION_ENCODER: VisionEncoderSpec,
     Kind.IMAGE_SPLITTER: ImageSplitterSpec,
     Kind.CONNECTOR: ConnectorSpec,
@@ -43,7 +45,19 @@ _BASES: dict[Kind, type[PartSpec]] = {
     Kind.TUNER: TunerSpec,
     Kind.CONVERSATION: ConversationSpec,
 }
-"""What the spec of a part must derive from to be asked for its shape."""
+"""What the spec of a part must derive from to be asked for its shape.
+
+A field of a part's spec that is annotated with one of these (`list[VisionEncoderSpec]`, `ConnectorSpec | None`, …)
+holds parts in its turn: where a spec is read it becomes a choice among what is installed.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Stands in an annotation beside the union of the parts to choose from."""
+
+    kind: Kind
+    classes: Mapping[str, type[PartSpec]]
 
 
 def load_spec(
@@ -94,7 +108,7 @@ def part_class(component_kind: Kind, name: str, registry: Registry) -> type[Part
     Raises:
         RegistryError: unknown, claimed twice, or broken.
     """
-    return _tagged(component_kind, name, registry.get(component_kind, name).spec)
+    return _tagged(component_kind, name, registry.get(component_kind, name).spec, registry)
 
 
 def run_spec_class(registry: Registry) -> type[RunSpec]:
@@ -143,31 +157,59 @@ def _field(owner: type[BaseModel], name: str, **kwargs: Any) -> Any:
     return Field(description=owner.model_fields[name].description, **kwargs)
 
 
-def _tagged(kind: Kind, name: str, spec: type[PartSpec]) -> type[PartSpec]:
-    cached = spec.__dict__.get(f"_lensmith_{kind.value}_{name}")
+def _tagged(kind: Kind, name: str, spec: type[PartSpec], registry: Registry) -> type[PartSpec]:
+    nested = {
+        field: (_live(info.annotation, registry), copy.copy(info))
+        for field, info in spec.model_fields.items()
+        if _holds_parts(info.annotation)
+    }
+    # What a nested part may be depends on the registry; everything else about a class does not.
+    owner: Any = registry if nested else spec
+    key = f"_lensmith_{kind.value}_{name}"
+    cached = vars(owner).get(key)
     if cached is None:
         tag = Field(default=name, description=f"Name of the {kind.value.replace('_', ' ')}.")
-        exactly: Any = Literal[name]
-        cached = create_model(
-            spec.__name__, __base__=spec, __doc__=spec.__doc__, __module__=spec.__module__, name=(exactly, tag)
-        )
-        type.__setattr__(spec, f"_lensmith_{kind.value}_{name}", cached)
+        fields: dict[str, Any] = {"name": (Literal[name], tag), **nested}
+        cached = create_model(spec.__name__, __base__=spec, __doc__=spec.__doc__, __module__=spec.__module__, **fields)
+        # Not setattr: a pydantic class has its own, which keeps what it does not know out.
+        (type if isinstance(owner, type) else object).__setattr__(owner, key, cached)
     return typing.cast(type[PartSpec], cached)
 
 
-def _part(kind: Kind, registry: Registry) -> Any:
-    usable = [component for component in registry.components(kind) if issubclass(component.spec, _BASES[kind])]
-    classes = [_tagged(kind, component.name, component.spec) for component in usable]
+def _holds_parts(annotation: Any) -> bool:
+    """Whether a field's annotation names a base of parts."""
+    return annotation in BASES.values() or any(_holds_parts(a) for a in typing.get_args(annotation))
+
+
+def _live(annotation: Any, registry: Registry) -> Any:
+    """The annotation with every base of parts replaced by the choice of what is installed."""
+    for kind, base in BASES.items():
+        if annotation is base:
+            return _part(kind, registry, nested=True)
+    if not _holds_parts(annotation):
+        return annotation
+    arguments = tuple(_live(argument, registry) for argument in typing.get_args(annotation))
+    origin: Any = typing.get_origin(annotation)
+    return Union[arguments] if origin is UnionType else origin[arguments]  # noqa: UP007 - built at run time
+
+
+def _part(kind: Kind, registry: Registry, *, nested: bool = False) -> Any:
+    usable = [component for component in registry.components(kind) if issubclass(component.spec, BASES[kind])]
+    if nested:  # one level: parts made of parts of parts would have no end
+        usable = [c for c in usable if not any(_holds_parts(f.annotation) for f in c.spec.model_fields.values())]
+    classes = {component.name: _tagged(kind, component.name, component.spec, registry) for component in usable}
 
     def select(value: Any) -> Any:
-        if isinstance(value, tuple(classes)):
+        if isinstance(value, tuple(classes.values())):
             return value
         if isinstance(value, PartSpec):
-            value = {"name": _name_of(kind, value, registry), **value.model_dump(exclude_unset=True, exclude={"name"})}
+            # Not model_dump(), which would turn nested parts into mappings without their names.
+            given = {field: getattr(value, field) for field in value.model_fields_set - {"name"}}
+            value = {"name": _name_of(kind, value, registry), **given}
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            names = ", ".join(registry.names(kind)) or "none, for no such part is installed"
+            names = ", ".join(classes if nested else registry.names(kind)) or "none, for no such part is installed"
             raise PydanticCustomError("part", "{text}", {"text": f"say which {kind} by its name: one of {names}"})
         try:
             component = registry.get(kind, value["name"])
@@ -176,24 +218,33 @@ def _part(kind: Kind, registry: Registry) -> Any:
         if component not in usable:
             text = (
                 f"{component} of {component.distribution} {component.version} cannot be used: its spec"
-                f" {component.spec.__name__} must derive from lensmith.{_BASES[kind].__name__}"
+                f" {component.spec.__name__} must derive from lensmith.{BASES[kind].__name__}"
             )
+            if issubclass(component.spec, BASES[kind]):
+                text = f"{component} is made of parts itself and cannot be one of them; one of {', '.join(classes)}"
             raise PydanticCustomError("part", "{text}", {"text": text})
         return value
 
+    choice = _Choice(kind, classes)
     if not classes:
-        return Annotated[PartSpec, BeforeValidator(select)]
-    union: Any = Union[tuple(classes)]  # noqa: UP007 - built at run time
-    names: Any = Literal[tuple(component.name for component in usable)]
+        return Annotated[PartSpec, BeforeValidator(select), choice]
+    union: Any = Union[tuple(classes.values())]  # noqa: UP007 - built at run time
+    names: Any = Literal[tuple(classes)]
     # Without the discriminator, a file that extends another one may leave the name to it.
     written = union | names
     if len(classes) > 1:
         union = Annotated[union, Field(discriminator="name")]
-    return Annotated[SerializeAsAny[union], BeforeValidator(select, json_schema_input_type=written)]  # type: ignore[misc]
+    before = BeforeValidator(select, json_schema_input_type=written)
+    return Annotated[SerializeAsAny[union], before, choice]  # type: ignore[misc]
 
 
 def _name_of(kind: Kind, value: PartSpec, registry: Registry) -> str:
-    names = [component.name for component in registry.components(kind) if type(value) is component.spec]
+    named = getattr(value, "name", None)  # of a class that another registry made
+    names = [
+        component.name
+        for component in registry.components(kind)
+        if type(value) is component.spec or (component.name == named and isinstance(value, component.spec))
+    ]
     if len(names) == 1:
         return names[0]
     text = f"{type(value).__name__} is not the spec of an installed {kind}"
@@ -224,21 +275,14 @@ def place(path: SpecKeys, documents: Sequence[Document]) -> str:
 def _without_tags(loc: SpecKeys, data: Any, registry: Registry) -> SpecKeys:
     """pydantic puts a union's tag into the path; a user never wrote it there."""
     path: list[int | str] = []
-    here = data
-    tags = {kind.value for kind in Kind if len(registry.names(kind)) > 1}
-    at_part = False
+    here, value = _below(run_spec_class(registry)), data
+    tag_follows = False
     for element in loc:
-        if at_part and element == _name(here):
-            here = here if isinstance(here, Mapping) else {"name": here}
-            at_part = False
+        if tag_follows and element == _name(value):
+            tag_follows = False
             continue
-        at_part = element in tags
-        if isinstance(here, Mapping):
-            here = here.get(element)
-        elif isinstance(here, list) and isinstance(element, int) and element < len(here):
-            here = here[element]
-        else:
-            here = None
+        here, value = _step(here, value, element)
+        tag_follows = isinstance(here, _Choice) and len(here.classes) > 1
         path.append(element)
     return tuple(path)
 
@@ -264,31 +308,48 @@ def _message(detail: ErrorDetails, path: SpecKeys, data: Any, registry: Registry
 
 def _fields_at(path: SpecKeys, data: Any, registry: Registry) -> list[str]:
     """The fields that the section at `path` may have."""
-    here: Any = run_spec_class(registry)
-    value = data
+    here, value = _below(run_spec_class(registry)), data
     for element in path:
-        value = value.get(element) if isinstance(value, Mapping) else None
-        if _is_model(here):
-            here = here.model_fields[element].annotation if element in here.model_fields else None
-        else:
-            here = _inner(here)
-        if element in {k.value for k in Kind} and _name(value) in registry.names(str(element)):
-            here = part_class(Kind(element), _name(value), registry)
+        here, value = _step(here, value, element)
+    if isinstance(here, _Choice):
+        here = here.classes.get(_name(value))
     if _is_model(here):
         names = list(here.model_fields)
         return (["name"] if "name" in names else []) + [n for n in names if n != "name"]
     return []
 
 
+def _step(here: Any, value: Any, element: int | str) -> tuple[Any, Any]:
+    """What may stand at a key or position of a section, list or part, and what does."""
+    if isinstance(here, _Choice):
+        here = here.classes.get(_name(value))
+    if _is_model(here):
+        field = here.model_fields.get(element)
+        here = _below(field.annotation, field.metadata) if field else None
+    else:
+        arguments = typing.get_args(here)
+        here = _below(arguments[-1]) if arguments else None
+    if isinstance(value, Mapping):
+        return here, value.get(element)
+    inside = isinstance(value, list) and isinstance(element, int) and element < len(value)
+    return here, value[element] if inside else None
+
+
+def _below(annotation: Any, metadata: Sequence[Any] = ()) -> Any:
+    """An annotation without what surrounds it: a model, a list or mapping, or the choice of a part."""
+    for mark in metadata:
+        if isinstance(mark, _Choice):
+            return mark
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return _below(arguments[0], arguments[1:])
+    if typing.get_origin(annotation) in (Union, UnionType):
+        return _below(next(a for a in arguments if a is not type(None)))
+    return annotation
+
+
 def _is_model(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseModel)
-
-
-def _inner(annotation: Any) -> Any:
-    arguments = [a for a in typing.get_args(annotation) if a is not type(None)]
-    if typing.get_origin(annotation) in (Union, UnionType, Annotated):
-        return _inner(arguments[0])
-    return arguments[-1] if arguments else annotation
 
 
 def _name(value: Any) -> Any:

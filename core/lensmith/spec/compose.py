@@ -132,6 +132,7 @@ def _descend(here: Any, key: str, following: str, walked: list[str | int]) -> An
     if isinstance(here, list):
         index = _index(here, key, walked)
         walked.append(index)
+        here[index] = _long_form(here[index])  # text in a list that has something below it can only be a part's name
         return here[index]
     if not isinstance(here, dict):
         raise ValueError(f"{'.'.join(map(str, walked))} is not a mapping or list")

@@ -30,6 +30,13 @@ class WrappedEncoder(VisionEncoder):
             ValueError: `state` lacks parameters, by name.
         """
 
+    def checkpoint_activations(self) -> bool:
+        """See `LanguageModel.checkpoint_activations`; networks of transformers can."""
+        if not getattr(self.network, "supports_gradient_checkpointing", False):
+            return False
+        self.network.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        return True
+
     def network_state(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """The network's tensors by its own names, parameters taken from `state` where it is given (see `save`)."""
         own = dict(self.network.state_dict())

@@ -18,8 +18,8 @@ from transformers import CLIPImageProcessorPil
 
 from lensmith import Loading, Preprocessing, VisionShape, parameter_shapes
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
-from lensmith_plugins.vision_encoders.preprocessing import ResizeAndCrop
-from lensmith_plugins.vision_encoders.specs import TimmSpec
+from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
+from lensmith_plugins.vision_encoders.timm_spec import TimmSpec
 
 _WEIGHTS = "model.safetensors"
 
@@ -74,7 +74,7 @@ class TimmEncoder(WrappedEncoder):
             image_mean=list(spec.mean or settings.mean),
             image_std=list(spec.std or settings.std),
         )
-        return ResizeAndCrop(processor)
+        return PilPreprocessing(processor)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode views: pixels (V, 3, H, W) to (V, N, W), tokens in row-major order."""

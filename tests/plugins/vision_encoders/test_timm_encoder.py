@@ -77,7 +77,56 @@ def test_normalized_levels_weigh_the_same(pixels: Tensor) -> None:
         torch.testing.assert_close(level.var(-1, correction=0), torch.ones(2, 64), rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", [LITE, "test_resnet", "test_convnext", "test_vit"])
+FAMILIES: dict[str, tuple[int, tuple[int, int], int]] = {
+    # the smallest of each family: levels, grid of the last level at 64 pixels, its width
+    "test_vit3": (9, (4, 4), 96),
+    "test_vit4": (9, (4, 4), 96),
+    "test_convnext2": (4, (2, 2), 128),
+    "convnext_atto": (4, (2, 2), 320),
+    "resnet10t": (5, (2, 2), 512),
+    "test_efficientnet": (5, (2, 2), 64),
+    "eva02_tiny_patch14_224": (12, (4, 4), 192),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name: str) -> None:
+    """Tokens are the maps of timm's own model, prefix tokens left out, each level counted as timm counts."""
+    levels, grid, width = FAMILIES[name]
+    encoder = build(model=name, image_size=64, levels=[-2, -1], grid=grid[0])
+    assert encoder.shape.grid == grid
+    pixels = torch.randn(2, 3, 64, 64)
+    options = {"img_size": 64} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+    whole = timm.create_model(name, **options).eval()
+    assert len(whole.feature_info) == levels
+    missing = whole.load_state_dict(encoder.network.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    with torch.no_grad():
+        maps = whole.forward_intermediates(pixels, indices=[levels - 2, levels - 1], intermediates_only=True)
+        tokens = encoder(pixels)
+    assert maps[-1].shape == (2, width, *grid)
+    assert tokens.shape == (2, grid[0] * grid[1], width + maps[0].shape[1])
+    torch.testing.assert_close(tokens[..., -width:], maps[-1].flatten(2).mT, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_vit2", 64), ("eva02_tiny_patch14_224", 56), ("vit_small_patch14_reg4_dinov2", 56)]
+)
+def test_a_level_of_a_transformer_is_a_hidden_state(name: str, size: int) -> None:
+    """Level -2 is LLaVA's layer -2: what the last block but one gives, without class and register tokens."""
+    encoder = build(model=name, image_size=size, levels=[-2])
+    whole = timm.create_model(name, img_size=size).eval()
+    whole.load_state_dict(encoder.network.state_dict(), strict=False)
+    assert len(encoder.network.blocks) == len(whole.blocks) - 1  # type: ignore[arg-type]
+    made: list[Tensor] = []
+    whole.blocks[-2].register_forward_hook(lambda _, __, output: made.append(output))
+    pixels = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        whole.forward_features(pixels)
+        torch.testing.assert_close(encoder(pixels), made[0][:, whole.num_prefix_tokens :], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [LITE, "test_resnet", "test_convnext", "test_vit", "eva02_tiny_patch14_224"])
 def test_layers_past_the_last_level_are_not_built(name: str) -> None:
     encoder = build(model=name, levels=[1])
     whole = timm.create_model(name)
