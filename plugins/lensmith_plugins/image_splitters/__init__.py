@@ -1,37 +1,21 @@
-"""Image splitters that make one view of a picture: `square` crops it, `pad` keeps all of it."""
+"""Image splitters: `square` and `pad` make one view of a picture, `anyres` and `hd` cut it into tiles."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from lensmith import Component, Kind, hookimpl
+from lensmith_plugins.image_splitters.specs import AnyresSpec, HdSpec, PadSpec, SingleViewSpec, SquareSpec
 
-from pydantic import Field
-
-from lensmith import Component, ConnectorShape, ImageSplitterSpec, Kind, Size, TileLayout, VisionShape, hookimpl
-
-__all__ = ["PadSpec", "SquareSpec", "api_version", "lensmith_components"]
+__all__ = [
+    "AnyresSpec",
+    "HdSpec",
+    "PadSpec",
+    "SingleViewSpec",
+    "SquareSpec",
+    "api_version",
+    "lensmith_components",
+]
 
 api_version = 1
-
-Channel = Annotated[int, Field(ge=0, le=255)]
-
-
-class SingleViewSpec(ImageSplitterSpec):
-    """A splitter whose only view is the whole picture."""
-
-    def layout(self, image_size: Size, encoder: VisionShape, connector: ConnectorShape) -> TileLayout:
-        """One view, and as many positions as the connector makes of it."""
-        return TileLayout(views=1, tokens=connector.tokens, image_size=image_size, canvas=encoder.image_size)
-
-
-class SquareSpec(SingleViewSpec):
-    """The picture as it is: the encoder resizes its shortest edge and crops the centre, losing the longer ends."""
-
-
-class PadSpec(SingleViewSpec):
-    """The picture centred on a square of its longer side, so that nothing is cropped."""
-
-    color: tuple[Channel, Channel, Channel] | None = None
-    """Red, green and blue of the border, 0..255. Default none: the encoder's mean colour."""
 
 
 @hookimpl
@@ -44,6 +28,8 @@ def lensmith_components() -> list[Component]:
             spec=SquareSpec,
             implementation="lensmith_plugins.image_splitters.single_view:SquareSplitter",
             summary="one view, the picture's centre square",
+            paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), with CLIP's crop (arXiv 2103.00020)",
+            example="name: square\n",
         ),
         Component(
             kind=Kind.IMAGE_SPLITTER,
@@ -51,5 +37,26 @@ def lensmith_components() -> list[Component]:
             spec=PadSpec,
             implementation="lensmith_plugins.image_splitters.single_view:PadSplitter",
             summary="one view, the whole picture padded to a square (LLaVA-1.5)",
+            paper="LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744)",
+            example="name: pad\ncolor: [122, 116, 104]\n",
+        ),
+        Component(
+            kind=Kind.IMAGE_SPLITTER,
+            name="anyres",
+            spec=AnyresSpec,
+            implementation="lensmith_plugins.image_splitters.tiled:AnyresSplitter",
+            summary="the whole picture and tiles of it at its own aspect ratio (LLaVA-1.6)",
+            paper='LLaVA-1.6, "LLaVA-NeXT" (Liu et al. 2024, blog of January 30), and its code',
+            example="name: anyres\ngrids: [[336, 672], [672, 336], [672, 672]]  # [width, height] in pixels\n"
+            "merge: spatial_unpad\n",
+        ),
+        Component(
+            kind=Kind.IMAGE_SPLITTER,
+            name="hd",
+            spec=HdSpec,
+            implementation="lensmith_plugins.image_splitters.tiled:HdSplitter",
+            summary="the whole picture and up to six tiles of it, without their padding (LLaVA-1.5-HD)",
+            paper="LLaVA-1.5-HD (Liu et al. 2023, arXiv 2310.03744), section 3.4",
+            example="name: hd\nmax_tiles: 6\n",
         ),
     ]

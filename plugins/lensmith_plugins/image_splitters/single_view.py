@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from lensmith import ImageSplitter, TileLayout
-from lensmith_plugins.image_splitters import PadSpec, SingleViewSpec, SquareSpec
+from lensmith_plugins.image_splitters.specs import PadSpec, SingleViewSpec, SquareSpec
 
 
 class SingleViewSplitter(ImageSplitter):
@@ -41,10 +41,15 @@ class PadSplitter(SingleViewSplitter):
         spec: PadSpec, image: Image.Image, layout: TileLayout, background: tuple[int, int, int]
     ) -> list[Image.Image]:
         """The picture centred on a square; an odd pixel of border goes to the bottom or right."""
-        width, height = image.size
-        if width == height:
-            return [image]
-        side = max(width, height)
-        square = Image.new(image.mode, (side, side), spec.color or background)
-        square.paste(image, ((side - width) // 2, (side - height) // 2))
-        return [square]
+        return [centred_square(image, spec.color or background)]
+
+
+def centred_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """A picture on a square of its longer side; itself where it is square."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new(image.mode, (side, side), color)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
