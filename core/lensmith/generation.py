@@ -16,9 +16,10 @@ from lensmith.data.batch import collate
 from lensmith.data.encode import encode
 from lensmith.data.pictures import open_picture
 from lensmith.data.rows import user_turn
-from lensmith.data.sample import Sample, expand
+from lensmith.data.sample import Sample, expand, instructions
 from lensmith.errors import DataError
 from lensmith.interfaces.language_model import GenerationOptions
+from lensmith.interfaces.text import ConversationError
 
 if TYPE_CHECKING:
     from lensmith.model import MultimodalModel
@@ -47,18 +48,22 @@ def prepare(model: MultimodalModel, question: Question) -> Sample:
     """Lay out one open prompt.
 
     Raises:
-        DataError: an unreadable picture, misplaced `<image>`, or a prompt longer than the model's context.
+        DataError: an unreadable picture, misplaced `<image>`, a question that the conversation cannot express, or a
+            prompt longer than the model's context.
     """
     turn = user_turn(question.prompt, len(question.images))
-    segments = model.conversation.render([turn], reply=True)
     tokenizer = model.language_model.tokenizer
+    try:
+        encoded = encode(model.conversation.render([turn], reply=True), tokenizer)
+    except ConversationError as error:
+        raise DataError(str(error)) from error
     opened = [
         model.pictures.prepare(
-            open_picture(image, model.pictures.policy) if isinstance(image, Path) else image.convert("RGB")
+            open_picture(image, model.pictures.policy) if isinstance(image, Path) else image.convert("RGB"), words
         )
-        for image in question.images
+        for image, words in zip(question.images, instructions([turn]), strict=True)
     ]
-    sample = expand("prompt", encode(segments, tokenizer), opened, tokenizer.pad_id)
+    sample = expand("prompt", encoded, opened, tokenizer.pad_id)
     limit = model.language_model.shape.context_length
     if len(sample.ids) >= limit:
         raise DataError(f"the prompt takes {len(sample.ids)} positions, the language model has {limit}")

@@ -26,6 +26,7 @@ class Batch:
         image_positions: (P,) indices into the flattened (B · T) positions, in the pictures' order.
         pixels: (V, 3, H, W), or None where no row shows a picture.
         layouts: one a picture.
+        instructions: one a picture, the words that it is shown with.
         rows: the rows' ids, for messages.
     """
 
@@ -36,6 +37,7 @@ class Batch:
     image_positions: Tensor
     pixels: Tensor | None
     layouts: tuple[TileLayout, ...] = ()
+    instructions: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
 
     @property
@@ -87,5 +89,6 @@ def pack(rows: Sequence[Sequence[Sample]], pad_id: int, *, left: bool = False) -
         image_positions=torch.tensor(image_positions, dtype=torch.long),
         pixels=torch.cat([picture.pixels for picture in pictures]) if pictures else None,
         layouts=tuple(picture.layout for picture in pictures),
+        instructions=tuple(picture.instruction for picture in pictures),
         rows=tuple(sample.id for row in rows for sample in row),
     )

@@ -15,7 +15,7 @@ from lensmith.data.pictures import open_picture, resolve_inside
 from lensmith.data.rows import Row, RowError
 from lensmith.errors import DataError
 from lensmith.interfaces.shapes import ConnectorShape, TileLayout, VisionShape
-from lensmith.interfaces.text import IGNORE_LABEL, IMAGE_ID, Conversation, ConversationError, Tokenizer
+from lensmith.interfaces.text import IGNORE_LABEL, IMAGE_ID, Conversation, ConversationError, Tokenizer, Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Picture:
-    """One prepared picture: pixels (V, 3, H, W) and how its views are merged."""
+    """One prepared picture: pixels (V, 3, H, W), how its views are merged, and the words that it is shown with."""
 
     pixels: Tensor
     layout: TileLayout
+    instruction: str = ""
 
 
 @dataclass
@@ -67,21 +68,36 @@ class PicturePipeline:
     encoder: VisionShape
     connector: ConnectorShape
 
-    def open(self, root: Path, name: str) -> Picture:
+    def open(self, root: Path, name: str, instruction: str = "") -> Picture:
         """Read and prepare one file below `root`."""
-        return self.prepare(open_picture(resolve_inside(root, name), self.policy))
+        return self.prepare(open_picture(resolve_inside(root, name), self.policy), instruction)
 
     def layout(self, height: int, width: int) -> TileLayout:
         """How a picture of that size is cut and how many positions it takes."""
         return self.splitter_spec.layout((height, width), self.encoder, self.connector)
 
-    def prepare(self, image: Image.Image) -> Picture:
-        """Split and preprocess one decoded RGB picture."""
+    def prepare(self, image: Image.Image, instruction: str = "") -> Picture:
+        """Split and preprocess one decoded RGB picture, shown with the words of `instruction`."""
         import torch
 
         layout = self.layout(image.height, image.width)
         views = self.splitter.split(self.splitter_spec, image, layout, self.preprocessing.background)
-        return Picture(torch.stack([self.preprocessing(view) for view in views]), layout)
+        return Picture(torch.stack([self.preprocessing(view) for view in views]), layout, instruction)
+
+
+def instructions(turns: Sequence[Turn]) -> list[str]:
+    """For each picture of a conversation the words it is shown with, for connectors that read them.
+
+    They are the words of the user's turn that shows it, as they are there, without placeholders and the space around
+    them. A picture in an answer has the words of the question before.
+    """
+    found: list[str] = []
+    words = ""
+    for turn in turns:
+        if turn.role == "user":
+            words = " ".join(stripped for part in turn.parts if part and (stripped := part.strip()))
+        found += [words] * turn.images
+    return found
 
 
 def encode_row(row: Row, conversation: Conversation, tokenizer: Tokenizer) -> Encoded:

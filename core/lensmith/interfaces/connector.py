@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,27 +13,59 @@ from lensmith.interfaces.shapes import ConnectorShape, VisionShape
 
 
 class Connector(nn.Module, abc.ABC):
-    """Maps each view's tokens on their own. A subclass sets `shape`."""
+    """Maps each view's tokens on their own. A subclass sets `shape`.
+
+    The order of calls for a new model: `build` → `calibrate` → `load_pretrained`. For an artifact: `build`, then its
+    own weights are filled in.
+    """
 
     shape: ConnectorShape
 
     @classmethod
     @abc.abstractmethod
     def build(cls, spec: Any, encoder: VisionShape, width: int) -> Connector:
-        """Build with fresh weights between an encoder and a language model of width D."""
+        """Build with fresh weights between an encoder and a language model of width D.
+
+        It reads nothing that the spec's `sources` names but for sizes, as these files may be gone.
+        """
 
     def calibrate(self, embeddings: Tensor) -> None:
         """Adapt fresh weights to the language model's token embeddings (vocabulary, D). By default nothing."""
 
+    def load_pretrained(self, spec: Any) -> Sequence[str]:
+        """Load the weights that the spec names; by default there are none.
+
+        Returns:
+            What the user should know, one line each: tensors that stay fresh.
+
+        Raises:
+            OSError: a file that is not there.
+            ValueError: weights that do not fit, naming the tensors.
+        """
+        return ()
+
     @abc.abstractmethod
-    def forward(self, features: Tensor, instruction: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, instruction: Sequence[str] | None = None) -> Tensor:
         """Connect views: features (V, N, W) to (V, M, D).
 
         Args:
             features: the encoder's output.
-            instruction: embedded question (V, T, D) for connectors that read it.
+            instruction: one text a view, the words of the user's turn that shows its picture; given where
+                `shape.reads_instruction`, else None. A picture without words has an empty one.
         """
 
     def tokens_out(self, tokens: int) -> int:
         """M for N tokens in."""
         return self.shape.tokens
+
+    def train(self, mode: bool = True) -> Connector:
+        """Set the mode of `nn.Module.train`; a wholly frozen connector stays in evaluation mode, without dropout."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+    def save(self, folder: Path) -> None:
+        """Write what building this connector reads besides weights (a config, a tokenizer), for `relocated`.
+
+        Args:
+            folder: an empty folder; it goes into the artifact where anything was written. The weights are written by
+                the artifact itself.
+        """

@@ -1,11 +1,24 @@
-"""Connectors that map each token on its own: linear, MLP, identity."""
+"""Connectors: token by token, on a smaller grid, and resamplers with learned queries."""
 
 from __future__ import annotations
 
 from lensmith import Component, Kind, hookimpl
+from lensmith_plugins.connectors.grid_specs import PixelShuffleSpec, PoolSpec
+from lensmith_plugins.connectors.perceiver_spec import PerceiverSpec
+from lensmith_plugins.connectors.qformer_spec import QFormerSpec
 from lensmith_plugins.connectors.specs import IdentitySpec, LinearSpec, MlpSpec
 
-__all__ = ["IdentitySpec", "LinearSpec", "MlpSpec", "api_version", "lensmith_components"]
+__all__ = [
+    "IdentitySpec",
+    "LinearSpec",
+    "MlpSpec",
+    "PerceiverSpec",
+    "PixelShuffleSpec",
+    "PoolSpec",
+    "QFormerSpec",
+    "api_version",
+    "lensmith_components",
+]
 
 api_version = 1
 
@@ -20,6 +33,8 @@ def lensmith_components() -> list[Component]:
             spec=LinearSpec,
             implementation="lensmith_plugins.connectors.linear:LinearConnector",
             summary="one linear layer for each token (LLaVA)",
+            paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.1",
+            example="name: linear\n",
         ),
         Component(
             kind=Kind.CONNECTOR,
@@ -27,6 +42,8 @@ def lensmith_components() -> list[Component]:
             spec=MlpSpec,
             implementation="lensmith_plugins.connectors.mlp:MlpConnector",
             summary="a multi-layer perceptron for each token (LLaVA-1.5)",
+            paper="LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744)",
+            example="name: mlp\ndepth: 2\n",
         ),
         Component(
             kind=Kind.CONNECTOR,
@@ -34,5 +51,43 @@ def lensmith_components() -> list[Component]:
             spec=IdentitySpec,
             implementation="lensmith_plugins.connectors.identity:IdentityConnector",
             summary="the encoder's features as they are, where the widths are equal",
+            paper="LLaVA's code, `mm_projector_type: identity`",
+            example="name: identity\n",
+        ),
+        Component(
+            kind=Kind.CONNECTOR,
+            name="qformer",
+            spec=QFormerSpec,
+            implementation="lensmith_plugins.connectors.qformer:QFormerConnector",
+            summary="learned queries that look at the picture, and at the question, in a BERT (BLIP-2, InstructBLIP)",
+            paper="BLIP-2 (Li et al. 2023, arXiv 2301.12597); InstructBLIP (Dai et al. 2023, arXiv 2305.06500)",
+            example="name: qformer\nqueries: 32\nlayers: 12\n",
+        ),
+        Component(
+            kind=Kind.CONNECTOR,
+            name="perceiver",
+            spec=PerceiverSpec,
+            implementation="lensmith_plugins.connectors.perceiver:PerceiverConnector",
+            summary="learned latents that look at the picture layer by layer (Flamingo)",
+            paper="Flamingo (Alayrac et al. 2022, arXiv 2204.14198), section 3.1.1 and appendix A.1.1",
+            example="name: perceiver\nlatents: 64\ndepth: 6\n",
+        ),
+        Component(
+            kind=Kind.CONNECTOR,
+            name="pixel_shuffle",
+            spec=PixelShuffleSpec,
+            implementation="lensmith_plugins.connectors.pixel_shuffle:PixelShuffleConnector",
+            summary="neighbouring tokens side by side in one, a norm and a perceptron (InternVL)",
+            paper="InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821), section 3.1",
+            example="name: pixel_shuffle\nfactor: 2\n",
+        ),
+        Component(
+            kind=Kind.CONNECTOR,
+            name="pool",
+            spec=PoolSpec,
+            implementation="lensmith_plugins.connectors.pool:PoolConnector",
+            summary="averages of neighbouring tokens and a perceptron (DeCo)",
+            paper="DeCo (Yao et al. 2024, arXiv 2405.20985)",
+            example="name: pool\nfactor: 2\n",
         ),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lensmith import Connector, ConnectorShape, VisionShape
@@ -20,6 +22,6 @@ class IdentityConnector(Connector):
         """Build; raises IncompatibleParts where the widths differ."""
         return cls(spec.shape(encoder, width))
 
-    def forward(self, features: Tensor, instruction: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, instruction: Sequence[str] | None = None) -> Tensor:
         """The features themselves: (V, N, D)."""
         return features

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensmith import Connector, ConnectorShape, VisionShape
 from lensmith_plugins.connectors.specs import LinearSpec
+from lensmith_plugins.connectors.weights import fill, read_projector
 
 
 class LinearConnector(Connector):
@@ -26,6 +29,13 @@ class LinearConnector(Connector):
         """Build with torch's default initialisation."""
         return cls(encoder.width, spec.shape(encoder, width))
 
-    def forward(self, features: Tensor, instruction: Tensor | None = None) -> Tensor:
+    def load_pretrained(self, spec: LinearSpec) -> Sequence[str]:
+        """Load LLaVA's projector where the spec names one (see `Connector.load_pretrained`)."""
+        if spec.checkpoint is not None:
+            cure = "a linear projector of these widths is needed"
+            fill(self, read_projector(spec.checkpoint), str(spec.checkpoint), cure)
+        return ()
+
+    def forward(self, features: Tensor, instruction: Sequence[str] | None = None) -> Tensor:
         """Connect views: (V, N, W) to (V, N, D)."""
         return F.linear(features, self.weight, self.bias)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lensmith import Connector, ConnectorShape, VisionShape
-from lensmith_plugins.connectors.specs import MlpSpec
+from lensmith_plugins.connectors.specs import LayersSpec, MlpSpec
+from lensmith_plugins.connectors.weights import fill, read_projector
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -18,14 +19,14 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class MlpConnector(Connector):
-    """Maps each token through linear layers, W to D to … to D.
+class LayersConnector(Connector):
+    """Ends in linear layers, W to D to … to D.
 
-    With two layers and GELU it is LLaVA-1.5's (Liu et al. 2023, arXiv 2310.03744). Its layers are called `0`, `2`
-    and so on, as in LLaVA's `mm_projector`; the activations between have no tensors. An input norm is `norm`.
+    They are called `0`, `2` and so on, as in LLaVA's `mm_projector`; the activations between have no tensors. An
+    input norm is `norm`.
     """
 
-    def __init__(self, spec: MlpSpec, inputs: int, shape: ConnectorShape) -> None:
+    def __init__(self, spec: LayersSpec, inputs: int, shape: ConnectorShape) -> None:
         super().__init__()
         self.shape = shape
         self.inputs = inputs
@@ -37,11 +38,6 @@ class MlpConnector(Connector):
         for place, layer in enumerate(layers):
             self.add_module(str(place), layer)
         self.places = len(layers)
-
-    @classmethod
-    def build(cls, spec: MlpSpec, encoder: VisionShape, width: int) -> MlpConnector:
-        """Build with torch's default initialisation."""
-        return cls(spec, encoder.width, spec.shape(encoder, width))
 
     @torch.no_grad()
     def calibrate(self, embeddings: Tensor) -> None:
@@ -56,13 +52,33 @@ class MlpConnector(Connector):
         assert isinstance(last, nn.Linear)
         generator = torch.Generator("cpu").manual_seed(0)
         probe = torch.randn(1, 512, self.inputs, generator=generator, device="cpu").to(last.weight)
-        factor = embeddings.detach().std().float() / self(probe).std().float()
+        factor = embeddings.detach().std().float() / self.layers(probe).std().float()
         for parameter in (last.weight, last.bias):
             parameter.mul_(factor.to(parameter))
 
-    def forward(self, features: Tensor, instruction: Tensor | None = None) -> Tensor:
-        """Connect views: (V, N, W) to (V, N, D)."""
+    def layers(self, features: Tensor) -> Tensor:
+        """Map each token: (…, inputs) to (…, D)."""
         hidden = features if self.norm is None else self.norm(features)
         for place in range(self.places):
             hidden = self.get_submodule(str(place))(hidden)
         return hidden
+
+
+class MlpConnector(LayersConnector):
+    """Maps each token through the layers. With two and GELU it is LLaVA-1.5's (Liu et al. 2023, arXiv 2310.03744)."""
+
+    @classmethod
+    def build(cls, spec: MlpSpec, encoder: VisionShape, width: int) -> MlpConnector:
+        """Build with torch's default initialisation."""
+        return cls(spec, encoder.width, spec.shape(encoder, width))
+
+    def load_pretrained(self, spec: MlpSpec) -> Sequence[str]:
+        """Load LLaVA's projector where the spec names one (see `Connector.load_pretrained`)."""
+        if spec.checkpoint is not None:
+            cure = "LLaVA's mlpNx_gelu is `depth: N` without `input_norm`, between the same widths"
+            fill(self, read_projector(spec.checkpoint), str(spec.checkpoint), cure)
+        return ()
+
+    def forward(self, features: Tensor, instruction: Sequence[str] | None = None) -> Tensor:
+        """Connect views: (V, N, W) to (V, N, D)."""
+        return self.layers(features)

@@ -1,4 +1,4 @@
-"""The specs of the connectors. No torch here."""
+"""The specs of the connectors that map each token on its own. No torch here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lensmith import (
     IncompatibleParts,
     Parameters,
     ParameterShape,
+    SpecPath,
     VisionShape,
     linear,
     norm,
@@ -36,16 +37,8 @@ class TokenwiseSpec(ConnectorSpec, abc.ABC):
         """Every tensor between encoder width W (`inputs`) and language-model width D (`width`)."""
 
 
-class LinearSpec(TokenwiseSpec):
-    """One linear layer, W to D."""
-
-    def parameters(self, inputs: int, width: int) -> Parameters:
-        """Weight and bias, the names that LLaVA gives them."""
-        return ParameterShape("weight", (width, inputs)), ParameterShape("bias", (width,))
-
-
-class MlpSpec(TokenwiseSpec):
-    """Linear layers with activations between them: W to D, then D to D."""
+class LayersSpec(ConnectorSpec, abc.ABC):
+    """A connector that ends in linear layers with activations between them: W to D, then D to D."""
 
     depth: Annotated[int, Field(ge=1)] = 2
     """Number of linear layers, at least 1. Default 2."""
@@ -54,7 +47,7 @@ class MlpSpec(TokenwiseSpec):
     """Between the layers. Default gelu, the exact one; gelu_tanh is its approximation."""
 
     input_norm: bool = False
-    """Layer-normalise the encoder's features first, with learned scale and shift. Default false."""
+    """Layer-normalise what goes into the first layer, with learned scale and shift. Default false."""
 
     output_scale: Literal["none", "embeddings"] = "none"
     """How fresh weights are scaled. `embeddings` scales the last layer so that outputs for unit-variance inputs
@@ -68,6 +61,34 @@ class MlpSpec(TokenwiseSpec):
         for layer in range(1, self.depth):
             tensors += linear(str(2 * layer), width, width)
         return tensors
+
+
+class LinearSpec(TokenwiseSpec):
+    """One linear layer, W to D."""
+
+    checkpoint: SpecPath | None = None
+    """LLaVA's trained projector: its `mm_projector.bin`, or a .safetensors file; `mm_projector.` in the names and
+    what stands before it are left away. Default null: fresh weights."""
+
+    def sources(self) -> dict[str, str]:
+        """The checkpoint."""
+        return {"checkpoint": str(self.checkpoint)} if self.checkpoint is not None else {}
+
+    def parameters(self, inputs: int, width: int) -> Parameters:
+        """Weight and bias, the names that LLaVA gives them."""
+        return ParameterShape("weight", (width, inputs)), ParameterShape("bias", (width,))
+
+
+class MlpSpec(LayersSpec, TokenwiseSpec):
+    """Linear layers with activations between them: W to D, then D to D."""
+
+    checkpoint: SpecPath | None = None
+    """LLaVA's trained projector: its `mm_projector.bin`, or a .safetensors file; `mm_projector.` in the names and
+    what stands before it are left away. Its `mlpNx_gelu` is `depth: N`. Default null: fresh weights."""
+
+    def sources(self) -> dict[str, str]:
+        """The checkpoint."""
+        return {"checkpoint": str(self.checkpoint)} if self.checkpoint is not None else {}
 
 
 class IdentitySpec(TokenwiseSpec):
