@@ -54,6 +54,7 @@ class _Script:
     prompt: list[str] = field(default_factory=list)
     stretch: list[Segment] = field(default_factory=list)
     after: Literal["start", "image", "token"] = "start"
+    begins: bool = True
 
     def add(self, segment: Segment) -> None:
         """Write one segment, or keep it for its stretch."""
@@ -62,7 +63,9 @@ class _Script:
                 self.stretch.append(segment)
             return
         self._flush()
-        if segment.kind == "image":
+        if segment.kind == "start":
+            self.begins = False
+        elif segment.kind == "image":
             self._write(IMAGE_ID, segment.supervised, IMAGE_PLACEHOLDER)
             self.after = "image"
         elif segment.kind == "eos":
@@ -73,10 +76,10 @@ class _Script:
             self.after = "token"
 
     def finish(self) -> Encoded:
-        """All ids, BOS in front where the model wants it."""
+        """All ids, BOS in front where the model wants it and the template does not write the beginning itself."""
         self._flush()
         bos = self.tokenizer.bos_id
-        if bos is not None:
+        if bos is not None and self.begins:
             self.ids.insert(0, bos)
             self.supervised.insert(0, False)
         return Encoded(self.ids, _spans(self.supervised), "".join(self.prompt))
@@ -106,7 +109,7 @@ def _token_id(token: str, tokenizer: Tokenizer) -> int:
     if found is None:
         raise ConversationError(
             f"the conversation writes the special token {token!r}, which the language model's tokenizer does not"
-            " have; set `model.conversation` to a template that this language model knows"
+            " have; add it to the tokenizer, or set `model.conversation` to a template that this language model knows"
         )
     return found
 

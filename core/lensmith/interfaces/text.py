@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 IMAGE_PLACEHOLDER = "<image>"
 IMAGE_ID = -200
@@ -48,12 +48,13 @@ class Segment:
         supervised: whether the model is trained to produce it.
         kind: `text` is tokenised without looking for special tokens, so a user's `</s>` stays text;
             `token` is one special token by its literal; `eos` is the language model's own end token;
-            `image` is one picture.
+            `image` is one picture; `start`, first of all, says that the template writes the beginning of a row
+            itself, so that no BOS is put before it.
     """
 
     text: str = ""
     supervised: bool = False
-    kind: Literal["text", "token", "eos", "image"] = "text"
+    kind: Literal["text", "token", "eos", "image", "start"] = "text"
 
 
 class Conversation(abc.ABC):
@@ -61,6 +62,14 @@ class Conversation(abc.ABC):
 
     Labels come from the segments alone; nothing is tokenised twice and counted.
     """
+
+    def bind(self, tokenizer: Tokenizer) -> Conversation:
+        """The same template for one language model's tokenizer, where it depends on that; by default itself.
+
+        Called wherever a conversation is made for a model, before anything is rendered. What is wrong with the pair
+        is said by `render`, where rows are known.
+        """
+        return self
 
     @abc.abstractmethod
     def render(self, turns: Sequence[Turn], *, reply: bool = False) -> list[Segment]:
@@ -96,6 +105,20 @@ class Pieces:
     offsets: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
+class ChatText:
+    """What a tokenizer's own chat template made of messages.
+
+    Args:
+        text: the rendered template, special tokens spelled out.
+        answers: half-open character ranges that the template itself marks as the assistant's, in order; None where
+            it marks nothing.
+    """
+
+    text: str
+    answers: tuple[tuple[int, int], ...] | None = None
+
+
 class Tokenizer(abc.ABC):
     """What the data pipeline needs of a language model's tokenizer."""
 
@@ -122,6 +145,37 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        reply: bool,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> ChatText:
+        """Render messages with the chat template that came with the tokenizer. By default there is none.
+
+        Args:
+            messages: `{"role": "system" | "user" | "assistant", "content": text}` each.
+            reply: end where the assistant's answer begins.
+            template: a template's text, instead of the tokenizer's own.
+            variables: further values that the template may read.
+
+        Raises:
+            ConversationError: there is no template, or it cannot express these messages.
+        """
+        raise ConversationError(
+            "the language model's tokenizer has no chat template; set `model.conversation` to a template by name"
+        )
+
+    def split_special(self, text: str) -> list[tuple[str, str | None]]:
+        """Text that a template wrote, cut into special tokens and what stands between them.
+
+        Returns:
+            Pieces that make up `text`, each with the literal of the special token that it is, or None.
+        """
+        return [(text, None)] if text else []
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:

@@ -5,11 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.conversations.specs import ChatmlSpec, PlainSpec, VicunaSpec
+from lensmith_plugins.conversations.specs import (
+    ChatmlSpec,
+    HumanAssistantSpec,
+    Llama2Spec,
+    LlavaLlama2Spec,
+    LlavaV1Spec,
+    MistralInstructSpec,
+    PlainSpec,
+    TokenizerSpec,
+    V0MmtagSpec,
+    V0Spec,
+    V1MmtagSpec,
+    VicunaSpec,
+)
 
-__all__ = ["ChatmlSpec", "PlainSpec", "VicunaSpec", "api_version", "lensmith_components"]
+__all__ = [
+    "ChatmlSpec",
+    "HumanAssistantSpec",
+    "Llama2Spec",
+    "LlavaLlama2Spec",
+    "LlavaV1Spec",
+    "MistralInstructSpec",
+    "PlainSpec",
+    "TokenizerSpec",
+    "V0MmtagSpec",
+    "V0Spec",
+    "V1MmtagSpec",
+    "VicunaSpec",
+    "api_version",
+    "lensmith_components",
+]
 
 api_version = 1
+
+_HERE = "lensmith_plugins.conversations"
+_LLAVA = "LLaVA (Liu et al. 2023, arXiv 2304.08485), released code"
+_LLAVA_1_5 = "LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), released code"
 
 
 @hookimpl
@@ -20,21 +52,108 @@ def lensmith_components() -> Iterable[Component]:
             kind=Kind.CONVERSATION,
             name="plain",
             spec=PlainSpec,
-            implementation="lensmith_plugins.conversations.plain:PlainConversation",
+            implementation=f"{_HERE}.plain:PlainConversation",
             summary="picture, then caption: the first stage of LLaVA",
+            paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2: pre-training for feature alignment",
+            example="name: plain\n",
         ),
         Component(
             kind=Kind.CONVERSATION,
             name="vicuna_v1",
             spec=VicunaSpec,
-            implementation="lensmith_plugins.conversations.vicuna:VicunaConversation",
+            implementation=f"{_HERE}.vicuna:VicunaConversation",
             summary="USER: … ASSISTANT: …</s>, as Vicuna 1.1 and later and LLaVA-1.5",
+            paper="Vicuna 1.1 (LMSYS, FastChat); " + _LLAVA_1_5 + " (`v1`)",
+            example="name: vicuna_v1\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="llava_v1",
+            spec=LlavaV1Spec,
+            implementation=f"{_HERE}.vicuna:VicunaConversation",
+            summary="vicuna_v1 with a system text about a human: LLaVA's demo and command line",
+            paper=_LLAVA_1_5,
+            example="name: llava_v1\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="v1_mmtag",
+            spec=V1MmtagSpec,
+            implementation=f"{_HERE}.vicuna:VicunaConversation",
+            summary="vicuna_v1 with <Image> and </Image> around pictures",
+            paper=_LLAVA,
+            example="name: v1_mmtag\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="v0",
+            spec=V0Spec,
+            implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
+            summary="llava_v0 after an example question and answer, as Vicuna 0",
+            paper="Vicuna 0 (LMSYS, FastChat); " + _LLAVA,
+            example="name: v0\nseed: true\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="llava_v0",
+            spec=HumanAssistantSpec,
+            implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
+            summary="### Human: … ### Assistant: …, the first LLaVA",
+            paper=_LLAVA,
+            example="name: llava_v0\nform: original\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="v0_mmtag",
+            spec=V0MmtagSpec,
+            implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
+            summary="llava_v0 with <Image> and </Image> around pictures",
+            paper=_LLAVA,
+            example="name: v0_mmtag\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="llama_2",
+            spec=Llama2Spec,
+            implementation=f"{_HERE}.llama2:Llama2Conversation",
+            summary="[INST] … [/INST] … </s>, as LLaMA-2-chat",
+            paper="Llama 2 (Touvron et al. 2023, arXiv 2307.09288), section 3.3 and the released code",
+            example="name: llama_2\nsystem: Answer in one sentence.\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="llava_llama_2",
+            spec=LlavaLlama2Spec,
+            implementation=f"{_HERE}.llama2:Llama2Conversation",
+            summary="llama_2 with LLaVA's system text",
+            paper=_LLAVA,
+            example="name: llava_llama_2\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="mistral_instruct",
+            spec=MistralInstructSpec,
+            implementation=f"{_HERE}.llama2:Llama2Conversation",
+            summary="[INST] … [/INST] … </s> without a system text, as LLaVA-1.6 on Mistral",
+            paper="Mistral 7B (Jiang et al. 2023, arXiv 2310.06825); LLaVA-1.6, released code",
+            example="name: mistral_instruct\n",
         ),
         Component(
             kind=Kind.CONVERSATION,
             name="chatml",
             spec=ChatmlSpec,
-            implementation="lensmith_plugins.conversations.chatml:ChatmlConversation",
+            implementation=f"{_HERE}.chatml:ChatmlConversation",
             summary="<|im_start|>role … <|im_end|>, as Qwen and SmolLM2",
+            paper="Chat Markup Language (OpenAI 2023); Qwen (Bai et al. 2023, arXiv 2309.16609)",
+            example="name: chatml\nsystem: You are a helpful assistant.\n",
+        ),
+        Component(
+            kind=Kind.CONVERSATION,
+            name="tokenizer",
+            spec=TokenizerSpec,
+            implementation=f"{_HERE}.tokenizer:TokenizerConversation",
+            summary="the chat template that came with the language model's tokenizer",
+            paper="Chat templates of Hugging Face transformers (Wolf et al. 2020, arXiv 1910.03771)",
+            example="name: tokenizer\nsystem: Answer in one sentence.\n",
         ),
     ]

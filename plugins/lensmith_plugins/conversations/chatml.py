@@ -23,7 +23,7 @@ class ChatmlConversation(Conversation):
     def render(self, turns: Sequence[Turn], *, reply: bool = False) -> list[Segment]:
         """See `Conversation.render`."""
         check_turns(turns, reply=reply)
-        script = Script()
+        script = Script(self.spec)
         if self.spec.system:
             script.token(_START).text(f"system\n{self.spec.system}").token(_END).text("\n")
         for turn in turns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lensmith import ConversationError, Segment, Turn
+from lensmith_plugins.conversations.specs import ScriptSpec
 
 
 def check_turns(turns: Sequence[Turn], *, reply: bool) -> None:
@@ -32,10 +33,16 @@ def is_empty(turn: Turn) -> bool:
 
 
 class Script:
-    """Segments as they are written; neighbouring text of one kind becomes one segment."""
+    """Segments as they are written; neighbouring text of one kind becomes one segment.
 
-    def __init__(self) -> None:
+    Args:
+        spec: of the template, for what it writes around pictures.
+    """
+
+    def __init__(self, spec: ScriptSpec | None = None) -> None:
         self.segments: list[Segment] = []
+        self._words = spec.image_words if spec else None
+        self._tags = spec.image_tags if spec else None
 
     def text(self, text: str, *, supervised: bool = False) -> Script:
         """Write text."""
@@ -50,10 +57,21 @@ class Script:
         """Write a message's words and pictures in their order."""
         for part in turn.parts:
             if part is None:
-                self.segments.append(Segment(supervised=supervised, kind="image"))
+                self.picture(supervised=supervised)
             else:
                 self.text(part, supervised=supervised)
         return self
+
+    def picture(self, *, supervised: bool = False) -> Script:
+        """Write a picture with the words and special tokens around it."""
+        opening, closing = self._words or ("", "")
+        self.text(opening, supervised=supervised)
+        if self._tags:
+            self.token(self._tags[0], supervised=supervised)
+        self.segments.append(Segment(supervised=supervised, kind="image"))
+        if self._tags:
+            self.token(self._tags[1], supervised=supervised)
+        return self.text(closing, supervised=supervised)
 
     def token(self, token: str, *, supervised: bool = False) -> Script:
         """Write a special token by its literal."""

@@ -22,7 +22,7 @@ class VicunaConversation(Conversation):
     def render(self, turns: Sequence[Turn], *, reply: bool = False) -> list[Segment]:
         """See `Conversation.render`."""
         check_turns(turns, reply=reply)
-        script = Script().text(f"{self.spec.system} " if self.spec.system else "")
+        script = Script(self.spec).text(f"{self.spec.system} " if self.spec.system else "")
         for turn in turns:
             if turn.role == "user":
                 script.text("USER:")

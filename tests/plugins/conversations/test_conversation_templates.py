@@ -6,16 +6,32 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from lensmith import Conversation, ConversationError, Kind, Segment, Turn, discover
 from lensmith_plugins.conversations.chatml import ChatmlConversation
+from lensmith_plugins.conversations.human_assistant import HumanAssistantConversation
+from lensmith_plugins.conversations.llama2 import Llama2Conversation
 from lensmith_plugins.conversations.plain import PlainConversation
-from lensmith_plugins.conversations.specs import ChatmlSpec, PlainSpec, VicunaSpec
+from lensmith_plugins.conversations.specs import (
+    ChatmlSpec,
+    HumanAssistantSpec,
+    Llama2Spec,
+    LlavaV1Spec,
+    MistralInstructSpec,
+    PlainSpec,
+    V0Spec,
+    V1MmtagSpec,
+    VicunaSpec,
+)
 from lensmith_plugins.conversations.vicuna import VicunaConversation
 
 VICUNA = VicunaConversation(VicunaSpec(system="S"))
 CHATML = ChatmlConversation(ChatmlSpec())
 PLAIN = PlainConversation(PlainSpec())
+LLAMA_2 = Llama2Conversation(Llama2Spec(system="S"))
+MISTRAL = Llama2Conversation(MistralInstructSpec())
+HASHES = HumanAssistantConversation(HumanAssistantSpec(system="S"))
 
 
 def user(*parts: str | None) -> Turn:
@@ -125,7 +141,87 @@ def test_plain_refuses(turns: list[Turn], message: str) -> None:
         PLAIN.render(turns)
 
 
-@pytest.mark.parametrize("conversation", [VICUNA, CHATML, PLAIN], ids=["vicuna_v1", "chatml", "plain"])
+def test_llama_2() -> None:
+    assert written(LLAMA_2.render(SHORT)) == (
+        "[INST] <<SYS>>\nS\n<</SYS>>\n\n<image>\nHi [/INST]{ Hello. </s>}<s>[INST] And? [/INST]{ Yes. </s>}"
+    )
+    assert [s.text for s in LLAMA_2.render(SHORT) if s.kind == "token"] == ["<s>"]
+    assert written(LLAMA_2.render(SHORT[:3], reply=True)).endswith("{ Hello. </s>}<s>[INST] And? [/INST]")
+    assert written(MISTRAL.render(SHORT)) == "[INST] <image>\nHi [/INST]{ Hello. </s>}[INST] And? [/INST]{ Yes. </s>}"
+
+
+def test_llama_2_empty_messages() -> None:
+    turns = [user("Q"), assistant(""), user("R"), assistant("A"), user(""), assistant("B")]
+    assert written(MISTRAL.render(turns)) == "[INST] Q [/INST][INST] R [/INST]{ A </s> B </s>}"
+    with pytest.raises(ConversationError, match="the first question is empty"):
+        LLAMA_2.render([user(""), assistant("A")])
+
+
+def test_human_assistant_rows_are_lines_and_questions_compact() -> None:
+    assert written(HASHES.render(SHORT)) == (
+        "S\n\n### Human: <image>\nHi\n### Assistant:{ Hello.\n###} Human: And?\n### Assistant:{ Yes.\n###} "
+    )
+    assert written(HASHES.render(SHORT[:3], reply=True)) == (
+        "S###Human: <image>\nHi###Assistant:{ Hello.###}Human: And?###Assistant:"
+    )
+    assert HASHES.stop_strings() == ("###",)
+
+
+def test_human_assistant_can_keep_to_one_form() -> None:
+    lines = HumanAssistantConversation(HumanAssistantSpec(system="S", form="lines"))
+    asked = written(lines.render(SHORT[:3], reply=True))
+    assert asked.endswith("### Assistant:{ Hello.\n###} Human: And?\n### Assistant:")
+    assert written(lines.render(SHORT)).startswith(asked)  # asked as it was trained
+    compact = HumanAssistantConversation(HumanAssistantSpec(system="S", form="compact"))
+    assert written(compact.render(SHORT)).startswith(written(compact.render(SHORT[:3], reply=True)))
+    assert written(compact.render([user("Q"), assistant(""), user("R"), assistant("A")])) == (
+        "S###Human: Q###Assistant:Human: R###Assistant:{ A###}"
+    )
+    bare = HumanAssistantConversation(HumanAssistantSpec(system=""))
+    assert written(bare.render([user("Q"), assistant("")])) == "### Human: Q\n### Assistant: \n### "
+    assert written(bare.render([user("Q")], reply=True)) == "Human: Q###Assistant:"
+
+
+def test_the_seed_of_v0() -> None:
+    seeded = HumanAssistantConversation(V0Spec())
+    asked = written(seeded.render([user("Q")], reply=True))
+    assert "Human: What are the key differences between renewable" in asked
+    assert "{" not in asked
+    assert written(seeded.render([user("Q"), assistant("A")])).count("###") == 3  # as the original: not in rows
+    both = HumanAssistantConversation(V0Spec(form="lines")).render([user("Q"), assistant("A")])
+    assert written(both).count("### Human:") == 2
+    assert written(both).count("{") == 1
+    plain = HumanAssistantConversation(V0Spec(seed=False, form="compact"))
+    assert written(plain.render([user("Q"), assistant("A")])).endswith("questions.###Human: Q###Assistant:{ A###}")
+
+
+def test_words_and_tokens_around_pictures() -> None:
+    tagged = VicunaConversation(V1MmtagSpec(system=""))
+    assert written(tagged.render(SHORT[:1])) == "USER: <Image><image></Image>\nHi "
+    assert all(segment.kind != "token" for segment in tagged.render(SHORT))
+    spec = LlavaV1Spec(system="", image_tags=("<im_start>", "<im_end>"))
+    assert VicunaConversation(spec).render(SHORT[:1]) == [
+        Segment("USER: "),
+        Segment("<im_start>", kind="token"),
+        Segment(kind="image"),
+        Segment("<im_end>", kind="token"),
+        Segment("\nHi "),
+    ]
+    shown = CHATML.render([user("Q"), assistant(None)])
+    assert shown[-3] == Segment(kind="image", supervised=True)
+
+
+def test_labels_of_the_original_need_a_tokenizer() -> None:
+    drifting = HumanAssistantConversation(HumanAssistantSpec(labels="original"))
+    with pytest.raises(ConversationError, match="bind the conversation to a tokenizer"):
+        drifting.render(SHORT)
+    assert drifting.render(SHORT[:1], reply=True)
+
+
+ALL = [VICUNA, CHATML, PLAIN, LLAMA_2, HASHES]
+
+
+@pytest.mark.parametrize("conversation", ALL, ids=["vicuna_v1", "chatml", "plain", "llama_2", "llava_v0"])
 @pytest.mark.parametrize(
     ("turns", "reply", "message"),
     [
@@ -144,11 +240,17 @@ def test_turns_out_of_order_are_refused(
 
 def test_registered_names_build_their_class() -> None:
     registry = discover()
-    found = {name: registry.get(Kind.CONVERSATION, name) for name in ("plain", "vicuna_v1", "chatml")}
+    ours = "lensmith_plugins.conversations."
+    found = {c.name: c for c in registry.components(Kind.CONVERSATION) if c.implementation.startswith(ours)}
+    assert len(found) == 12
     for component in found.values():
         conversation = component.load()(component.spec())
         assert isinstance(conversation, Conversation)
         assert component.spec.field_descriptions().keys() == component.spec.model_fields.keys()
+        assert component.paper
+        example = dict(yaml.safe_load(component.example))
+        assert example.pop("name") == component.name
+        component.spec(**example)
     assert [registry.get(Kind.LANGUAGE_MODEL, name).name for name in ("llama", "vicuna", "hf_causal")]
     default = registry.get(Kind.LANGUAGE_MODEL, "vicuna").spec(config="x").default_conversation()
     assert default in found
@@ -159,6 +261,8 @@ def test_templates_need_no_torch() -> None:
         "import sys\n"
         "import lensmith_plugins.conversations.vicuna, lensmith_plugins.conversations.plain\n"
         "import lensmith_plugins.conversations.chatml, lensmith.data.encode\n"
+        "import lensmith_plugins.conversations.human_assistant, lensmith_plugins.conversations.llama2\n"
+        "import lensmith_plugins.conversations.tokenizer\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
