@@ -1,4 +1,4 @@
-"""What a plan of the published models costs, against building them on torch's meta device."""
+"""What a plan of each shipped recipe costs, against building its model on torch's meta device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from processes import LENSMITH, Cost, interleave, median, publish, run, table, versions
 
-RECIPES = ("llava-1.5-7b", "llava-1.5-13b", "llava-v1-65b-lora")
+from lensmith.spec import installed, load_spec, recipes
+
+RECIPES = tuple(sorted(recipes(installed())))
 SECONDS = 0.5
 MEGABYTES = 100
 """Most that planning one may take: wall seconds and resident memory of the whole process."""
@@ -28,12 +30,22 @@ def write_spec(folder: Path, recipe: str) -> str:
     return name
 
 
+def distinct_models() -> list[str]:
+    """A recipe for each model that there is; several recipes train the same one."""
+    found: dict[str, str] = {}
+    for recipe in RECIPES:
+        found.setdefault(load_spec(recipe).model.model_dump_json(), recipe)
+    return list(found.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15, help="rounds; each plans and builds every model once")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="rounds; each plans every recipe and builds every model once"
+    )
     arguments = parser.parse_args()
     planned: dict[str, dict[str, int]] = {}
-    built: dict[str, list[dict[str, float]]] = {recipe: [] for recipe in RECIPES}
+    built: dict[str, list[dict[str, float]]] = {recipe: [] for recipe in distinct_models()}
     failures: list[str] = []
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,9 +72,8 @@ def main() -> int:
 
             return once
 
-        jobs = [
-            (f"{kind} {recipe}", job(recipe)) for recipe in RECIPES for kind, job in (("plan", plan), ("build", build))
-        ]
+        jobs = [(f"plan {recipe}", plan(recipe)) for recipe in RECIPES]
+        jobs += [(f"build {recipe}", build(recipe)) for recipe in built]
         for name, job in jobs:  # a build compares itself with its plan
             if name.startswith("plan"):
                 job()
@@ -70,8 +81,12 @@ def main() -> int:
 
     rows = []
     for recipe in RECIPES:
-        own, other = median(costs[f"plan {recipe}"]), median(costs[f"build {recipe}"])
-        building = statistics.median(result["build"] for result in built[recipe])
+        own = median(costs[f"plan {recipe}"])
+        building = ("", "", "", "")
+        if recipe in built:
+            other = median(costs[f"build {recipe}"])
+            alone = statistics.median(result["build"] for result in built[recipe])
+            building = (f"{other.wall:.2f}", f"{other.cpu:.2f}", f"{other.peak:.0f}", f"{alone:.2f}")
         rows.append(
             (
                 f"`{recipe}`",
@@ -79,10 +94,7 @@ def main() -> int:
                 f"{own.wall:.2f}",
                 f"{own.cpu:.2f}",
                 f"{own.peak:.0f}",
-                f"{other.wall:.2f}",
-                f"{other.cpu:.2f}",
-                f"{other.peak:.0f}",
-                f"{building:.2f}",
+                *building,
             )
         )
         if own.wall >= SECONDS:
@@ -108,7 +120,8 @@ def main() -> int:
         f"Medians of {arguments.repeats} interleaved rounds; each number is of a whole process, with Python's start."
         f" `lensmith plan` reads config files alone; the limits are {SECONDS} s and {MEGABYTES} MB. The other way"
         " builds every module without memory for its weights (torch's meta device), after importing torch and"
-        " transformers. Both count the same parameters, part by part, which each round verifies.\n"
+        " transformers; it is measured once for each model that several recipes share. Both count the same parameters,"
+        " part by part, which each round verifies.\n"
     )
     return publish("assembly", text, sorted(set(failures)))
 

@@ -62,8 +62,16 @@ def training_flops(
     return forward + backward + again + 6.0 * adapters * positions + pictures
 
 
-def memory(parameters: int, trainable: int, *, zero: int, world: int, bytes_per_weight: float) -> Memory:
-    """Bytes a GPU for weights, gradients and AdamW's state.
+def memory(
+    parameters: int,
+    trainable: int,
+    *,
+    zero: int,
+    world: int,
+    bytes_per_weight: float,
+    optimizer_bytes: float = _ADAM_BYTES,
+) -> Memory:
+    """Bytes a GPU for weights, gradients and the optimiser's state.
 
     Args:
         parameters: of the whole model.
@@ -71,11 +79,12 @@ def memory(parameters: int, trainable: int, *, zero: int, world: int, bytes_per_
         zero: ZeRO stage: 1 shards the optimiser's state, 2 also gradients, 3 also weights.
         world: GPUs.
         bytes_per_weight: 2 for bf16, 4 for fp32.
+        optimizer_bytes: of its state for each weight that trains; by default AdamW's behind bf16 weights.
     """
     return Memory(
         weights=bytes_per_weight * parameters / (world if zero >= 3 else 1),
         gradients=bytes_per_weight * trainable / (world if zero >= 2 else 1),
-        optimizer=_ADAM_BYTES * trainable / (world if zero >= 1 else 1),
+        optimizer=optimizer_bytes * trainable / (world if zero >= 1 else 1),
     )
 
 

@@ -16,8 +16,9 @@ from lensmith.spec.run import RunSpec, StageSpec
 
 SAMPLE_SIZES = ((336, 336), (480, 640), (1080, 1920))
 """(height, width) in pixels of the pictures whose tokens a plan shows."""
+TYPICAL_PICTURE = SAMPLE_SIZES[1]
 TYPICAL_TEXT = 256
-"""Text positions of the row whose FLOPs a plan shows."""
+"""Picture and text positions of the row whose FLOPs a plan shows."""
 WORLD = 8
 """GPUs that the memory table assumes."""
 
@@ -47,6 +48,10 @@ class StagePlan:
     def trainable_parameters(self) -> int:
         """Elements that train."""
         return cost.numel(self.trainable)
+
+    def trainable_in(self, part: str) -> int:
+        """Elements that train in one part, adapters on it included."""
+        return sum(parameter.numel for parameter in self.trainable if parameter.name.startswith(f"{part}."))
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Plan:
                 {
                     "name": stage.name,
                     "trainable_parameters": stage.trainable_parameters,
+                    "trainable_parameters_by_part": {part: stage.trainable_in(part) for part in self.parameters},
                     "trainable": [{"name": p.name, "shape": list(p.shape)} for p in stage.trainable],
                     "max_length": stage.max_length,
                     "flops_per_row": stage.flops_per_row,
@@ -126,7 +132,7 @@ def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
     own = {f"language_model.{p.name}" for p in tables["language_model"]}
     full = any(p.name in own for p in trainable)
     adapters = sum(p.numel for p in trainable if p.name.startswith("language_model.") and p.name not in own)
-    layout = dimensions.layout(*dimensions.encoder.image_size)
+    layout = dimensions.layout(*TYPICAL_PICTURE)
     flops = cost.training_flops(
         language,
         dimensions.encoder,

@@ -24,6 +24,8 @@ def lensmith_components() -> Iterable[Component]:
             spec=LlamaSpec,
             implementation=_IMPLEMENTATION,
             summary="LLaMA 1, 2, 3 and models of their architecture",
+            paper="LLaMA (Touvron et al. 2023, arXiv 2302.13971); 2 (arXiv 2307.09288); 3 (arXiv 2407.21783)",
+            example="name: llama\ncheckpoint: meta-llama/Llama-2-13b-chat-hf\ntokenization: sentencepiece\n",
         ),
         Component(
             kind=Kind.LANGUAGE_MODEL,
@@ -31,6 +33,8 @@ def lensmith_components() -> Iterable[Component]:
             spec=VicunaSpec,
             implementation=_IMPLEMENTATION,
             summary="Vicuna 1.1, 1.3 and 1.5, LLaVA's language models",
+            paper="Vicuna (Chiang et al. 2023; Zheng et al. 2023, arXiv 2306.05685)",
+            example="name: vicuna\ncheckpoint: lmsys/vicuna-13b-v1.5\n",
         ),
         Component(
             kind=Kind.LANGUAGE_MODEL,
@@ -38,5 +42,7 @@ def lensmith_components() -> Iterable[Component]:
             spec=HfCausalSpec,
             implementation=_IMPLEMENTATION,
             summary="any causal language model that transformers loads",
+            paper="transformers (Wolf et al. 2020, arXiv 1910.03771)",
+            example="name: hf_causal\ncheckpoint: Qwen/Qwen2.5-7B-Instruct\nadd_tokens: [<im_start>, <im_end>]\n",
         ),
     ]

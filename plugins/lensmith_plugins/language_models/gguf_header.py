@@ -37,15 +37,36 @@ def gguf_config(file: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(_read(str(path), status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=8)
-def _read(path: str, modified: int, size: int) -> dict[str, Any]:
-    """Read a header; cached, because the reader walks through the whole vocabulary."""
+def gguf_tokens(file: str | os.PathLike[str]) -> list[str] | None:
+    """The literals of a `.gguf` file's tokenizer by id; None where it holds no tokenizer."""
+    tokens: list[str] | None = _field(file, "tokenizer.ggml.tokens")
+    return tokens
+
+
+def gguf_chat_template(file: str | os.PathLike[str]) -> str | None:
+    """The chat template of a `.gguf` file, as Jinja."""
+    template: str | None = _field(file, "tokenizer.chat_template")
+    return template
+
+
+def _field(file: str | os.PathLike[str], key: str) -> Any:
+    field = _open(os.fspath(file)).fields.get(key)
+    return None if field is None else field.contents()
+
+
+def _open(path: str) -> Any:
     from gguf import GGUFReader
 
     try:
-        reader = GGUFReader(path)
+        return GGUFReader(path)
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path} is not a GGUF file: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: str, modified: int, size: int) -> dict[str, Any]:
+    """Read a header; cached, because the reader walks through the whole vocabulary."""
+    reader = _open(path)
 
     def value(key: str) -> Any:
         field = reader.fields.get(key)

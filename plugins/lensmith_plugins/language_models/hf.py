@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, parameter_shapes
+from lensmith_plugins.language_models.added_tokens import add_rows, grow, with_added_tokens
 from lensmith_plugins.language_models.answers import (
     StopAtTexts,
     TokenStreamer,
@@ -18,14 +19,18 @@ from lensmith_plugins.language_models.answers import (
     split_stops,
     trim,
 )
+from lensmith_plugins.language_models.exactness import check_exact
+from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.heads import logit_rule
-from lensmith_plugins.language_models.hf_loading import load_network, some
+from lensmith_plugins.language_models.hf_loading import load_network, published_dtype, some
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.packing import AttentionPlan, one_segment_a_row
 from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.shapes import language_shape
-from lensmith_plugins.language_models.specs import CausalSpec
+from lensmith_plugins.language_models.specs import CausalSpec, LlamaSpec
+from lensmith_plugins.language_models.tokenizer_files import tokenizer_config
 from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
+from lensmith_plugins.language_models.vocabulary import ADDED
 
 
 class HfCausalLanguageModel(LanguageModel):
@@ -46,6 +51,11 @@ class HfCausalLanguageModel(LanguageModel):
             self.tokenizer = tokenizer
         self.shape = _shape(self, context_length)
         config = network.config.get_text_config()
+        if self._decoder() is network:
+            raise ValueError(
+                f"transformers does not say which module of a {config.model_type!r} model is its decoder, so it cannot"
+                " be used through input embeddings"
+            )
         self._rule = logit_rule(config)
         self._takes_positions = "position_ids" in inspect.signature(type(self._decoder()).forward).parameters
         self._plan = AttentionPlan.of(config, config._attn_implementation) if self._takes_positions else None
@@ -56,23 +66,50 @@ class HfCausalLanguageModel(LanguageModel):
 
         Raises:
             OSError: weights, config or tokenizer that are not there.
-            ValueError: weights that do not fit, naming the tensors, or an architecture that the spec excludes.
+            ValueError: weights that do not fit, naming the tensors; an architecture that the spec excludes, or that
+                is more than embeddings, decoder and head; a tokenizer of another model.
         """
-        return cls(load_network(spec, loading), cls.load_tokenizer(spec), spec.context_length)
+        tokenizer = cls.load_tokenizer(spec)
+        network = load_network(spec, loading)
+        add_rows(network, {token: tokenizer.added[token] for token in tokenizer.appended}, published_dtype(spec))
+        _check_ids(tokenizer, network)
+        model = cls(network, tokenizer, spec.context_length)
+        if loading.weights:
+            check_exact(model)
+        return model
 
     @classmethod
     def load_tokenizer(cls, spec: CausalSpec) -> HfTokenizer:
         """See `LanguageModel.load_tokenizer`."""
-        return load_tokenizer(spec.tokenizer_source(), parse_special_text=spec.parse_special_text)
+        source = spec.tokenizer_source()
+        tokenizer = load_tokenizer(
+            source,
+            parse_special_text=spec.parse_special_text,
+            tokenization=spec.tokenization if isinstance(spec, LlamaSpec) else "auto",
+        )
+        if spec.padding is not None and (pad := tokenizer.token_id(spec.padding)) is not None:
+            tokenizer.pad_id = pad
+        held = [] if is_gguf(source) else tokenizer_config(source).get(ADDED, [])
+        return with_added_tokens(tokenizer, spec.add_tokens, held)
 
     @classmethod
     def measure(cls, spec: CausalSpec) -> LanguageShape:
         """See `LanguageModel.measure`; needs no tokenizer."""
         with torch.device("meta"):
-            return cls(load_network(spec, Loading(weights=False)), None, spec.context_length).shape
+            network = load_network(spec, Loading(weights=False))
+            grow(network, spec.rows(network.get_input_embeddings().weight.shape[0]))
+            return cls(network, None, spec.context_length).shape
+
+    def unpack(self) -> None:
+        """From now on, give samples that are packed into a row rows of their own."""
+        self._plan = None
 
     def embed(self, ids: Tensor) -> Tensor:
-        """See `LanguageModel.embed`. A scale that belongs to the embeddings is applied, once."""
+        """See `LanguageModel.embed`.
+
+        What the decoder gets, picture features among it, is what these return. Gemma's embeddings are scaled by √D
+        here and not in its decoder, so its features are not scaled; Granite's decoder scales all that it gets.
+        """
         embeds: Tensor = self.network.get_input_embeddings()(ids)
         return embeds
 
@@ -120,6 +157,14 @@ class HfCausalLanguageModel(LanguageModel):
         finally:
             self.network.train(training)
         return [trim(row, ends, stops) for row in rows.tolist()]
+
+    def checkpoint_activations(self) -> bool:
+        """See `LanguageModel.checkpoint_activations`."""
+        if not self.network.supports_gradient_checkpointing:
+            return False
+        # Not the re-entrant kind: it would need inputs that require a gradient, which frozen embeddings do not.
+        self.network.activation_checkpointing_enable({"use_reentrant": False})
+        return True
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """See `LanguageModel.save`. The tokenizer's files go with it.
@@ -191,6 +236,18 @@ def _shape(model: HfCausalLanguageModel, context_length: int | None) -> Language
         parameters=parameter_shapes(model),
         head=next((name for name, tensor in model.named_parameters() if tensor is head), ""),
     )
+
+
+def _check_ids(tokenizer: HfTokenizer, network: Any) -> None:
+    """Refuse a tokenizer whose special tokens have no embeddings: they would be looked up in every batch."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    for role in ("bos", "eos", "pad"):
+        index = getattr(tokenizer, f"{role}_id")
+        if index is not None and index >= rows:
+            raise ValueError(
+                f"the {role} token of {tokenizer.source} has id {index} and the language model has {rows} embeddings;"
+                " set `model.language_model.tokenizer` to the tokenizer that the model was trained with"
+            )
 
 
 def _intermediate(config: Any) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
@@ -36,6 +37,10 @@ def load_network(spec: CausalSpec, loading: Loading) -> Any:
             raise ValueError(
                 f"attention {spec.attention!r} cannot be had for {spec.config_source()}; set"
                 f" `model.language_model.attention` to `eager` (transformers: {str(error).splitlines()[0][:120]})"
+            ) from error
+        if "Unrecognized configuration class" in str(error):  # followed by the names of all that there are
+            raise ValueError(
+                f"{spec.config_source()} is no causal language model; transformers has none for it"
             ) from error
         raise
     spec.check_architecture(network.config.model_type)
@@ -98,6 +103,13 @@ def _forget_quantisation(network: Any) -> None:
     vars(network.config).pop("quantization_config", None)
     for attribute, value in (("hf_quantizer", None), ("is_quantized", False), ("quantization_method", None)):
         setattr(network, attribute, value)
+
+
+def published_dtype(spec: CausalSpec) -> torch.dtype:
+    """The floating type in which a checkpoint's weights are published, by its config; fp32 where that does not say."""
+    config = spec.read_config()
+    named = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), None)
+    return named if isinstance(named, torch.dtype) else torch.float32
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

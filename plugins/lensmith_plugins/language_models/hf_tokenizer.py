@@ -7,19 +7,22 @@ backend used here never adds a mark of its own; `HfTokenizer` puts a space in fr
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
 
-from lensmith import Pieces, Tokenizer
+from lensmith import ChatText, Pieces, Tokenizer
+from lensmith_plugins.language_models.chat_template import render_chat
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.tokenizer_files import TOKENIZER_FILES, find_file, open_tokenizer
+from lensmith_plugins.language_models.vocabulary import write_added_tokens
 
 MARK = "▁"
 """How SentencePiece writes a space."""
@@ -35,16 +38,23 @@ class SpacePrefix:
         scope: `first`: at the start of a text (and after a picture, where a new text starts); `always`: after a
             special token too; `never`.
         doubles: whether a text that begins with a space gets another one.
+        cuts: whether, with `first`, a text after a special token is tokenised with the space and loses it again: its
+            first word is then cut as it is inside a sentence (`US`, `ER`). So did transformers 4.31.
     """
 
     scope: Literal["never", "first", "always"] = "never"
     doubles: bool = True
+    cuts: bool = False
 
     def due(self, text: str, after: Before) -> bool:
         """Whether `text` gets the space."""
-        if self.scope == "never" or (self.scope == "first" and after == "token"):
+        if self.scope == "never" or (self.scope == "first" and after == "token" and not self.cuts):
             return False
         return self.doubles or not text.startswith((" ", MARK))
+
+    def taken_back(self, text: str, after: Before) -> bool:
+        """Whether the space that `text` got is cut off its first piece."""
+        return self.cuts and after == "token" and not text.startswith((" ", MARK))
 
 
 @dataclass
@@ -58,6 +68,10 @@ class HfTokenizer(Tokenizer):
         specials: the literals of those that are special.
         bos_id, eos_id, eos_token, pad_id: see `Tokenizer`.
         source: folder, hub id or `.gguf` file that it came from.
+        unk_id: stands for a piece that is not in the vocabulary.
+        chat_template: its own Jinja template.
+        named: its special tokens by their roles (`bos_token`, …), as templates name them.
+        appended: the literals of those that a spec added; `save` writes them into its files.
         parse_special_text: whether a special token spelled out in a text becomes that token.
     """
 
@@ -71,14 +85,19 @@ class HfTokenizer(Tokenizer):
     pad_id: int
     source: str
     parse_special_text: bool = False
+    unk_id: int | None = None
+    chat_template: str | None = field(default=None, repr=False)
+    named: Mapping[str, str] = field(default_factory=dict, repr=False)
+    appended: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._loaded: tokenizers.Tokenizer | None = None
         literals = sorted(self.specials, key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)) or r"(?!)")
+        self._written: re.Pattern[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
+        return {**self.__dict__, "_loaded": None, "_written": None}
 
     def encode(self, text: str, *, after: Before) -> Pieces:
         """See `Tokenizer.encode`."""
@@ -92,9 +111,19 @@ class HfTokenizer(Tokenizer):
                 continue
             added = self.prefix.due(text[start:end], after)
             encoding = self._backend().encode(" " * added + text[start:end], add_special_tokens=False)
-            ids += encoding.ids
-            offsets += [(max(a - added, 0) + start, max(b - added, 0) + start) for a, b in encoding.offsets]
+            found = list(zip(encoding.ids, encoding.offsets, strict=True))
+            if added and self.prefix.taken_back(text[start:end], after):
+                found[:1] = self._cut(encoding.tokens[0], encoding.offsets[0])
+            ids += [token for token, _ in found]
+            offsets += [(max(a - added, 0) + start, max(b - added, 0) + start) for _, (a, b) in found]
         return Pieces(tuple(ids), tuple(offsets))
+
+    def _cut(self, piece: str, offsets: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
+        """A piece without its leading space: nothing, another piece, or the unknown one where there is no such."""
+        if piece == MARK or not piece.startswith(MARK):
+            return []
+        known = self._backend().token_to_id(piece.removeprefix(MARK))
+        return [(known if known is not None else self.unk_id or 0, offsets)]
 
     def token_id(self, token: str) -> int | None:
         """See `Tokenizer.token_id`."""
@@ -104,12 +133,57 @@ class HfTokenizer(Tokenizer):
         """See `Tokenizer.decode`."""
         return str(self._backend().decode(list(ids), skip_special_tokens=True))
 
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        reply: bool,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> ChatText:
+        """See `Tokenizer.chat`."""
+        chosen = template if template is not None else self.chat_template
+        if chosen is None:
+            return super().chat(messages, reply=reply)
+        return render_chat(chosen, messages, reply=reply, variables={**self.named, **(variables or {})})
+
+    def split_special(self, text: str) -> list[tuple[str, str | None]]:
+        """See `Tokenizer.split_special`. Space that a special token swallows is of its piece."""
+        pieces: list[tuple[str, str | None]] = []
+        start = 0
+        for found in self._swallowing().finditer(text):
+            if found.start() > start:
+                pieces.append((text[start : found.start()], None))
+            pieces.append((found.group(), next(token for token in found.groups() if token is not None)))
+            start = found.end()
+        if start < len(text):
+            pieces.append((text[start:], None))
+        return pieces
+
+    def _swallowing(self) -> re.Pattern[str]:
+        """Special tokens with the space around them that they take in, each a group."""
+        if self._written is None:
+            flags = {token["content"]: token for token in json.loads(self.backend)["added_tokens"]}
+            choices = [
+                (r"\s*" if flags[token]["lstrip"] else "")
+                + f"({re.escape(token)})"
+                + (r"\s*" if flags[token]["rstrip"] else "")
+                for token in sorted(self.specials, key=len, reverse=True)
+            ]
+            self._written = re.compile("|".join(choices) or r"(?!)")
+        return self._written
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer as it came into a folder, for `load_tokenizer` and plain transformers.
 
         Raises:
             FileNotFoundError: the place it came from is not there any more.
         """
+        self._copy(folder)
+        if self.appended:
+            write_added_tokens(folder, {token: self.added[token] for token in self.appended})
+
+    def _copy(self, folder: Path) -> None:
         if is_gguf(self.source):
             with quiet():
                 open_tokenizer(self.source).save_pretrained(folder)

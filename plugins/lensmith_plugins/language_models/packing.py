@@ -35,8 +35,8 @@ class AttentionPlan:
             config: the decoder's config.
             attention: name of the attention implementation.
         """
-        if attention not in ("sdpa", "eager"):
-            return None
+        if attention not in ("sdpa", "eager") or getattr(config, "alibi", False):
+            return None  # alibi counts its distances from the padding mask
         window = getattr(config, "sliding_window", None)
         layers = getattr(config, "layer_types", None)
         kinds = tuple(dict.fromkeys(layers)) if layers else (_WINDOWED if window else "full_attention",)

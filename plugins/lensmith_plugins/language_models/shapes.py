@@ -1,4 +1,4 @@
-"""Sizes of a causal language model in closed form. No torch here."""
+"""Sizes of a causal language model in closed form: the families of LLaMA's plan. No torch here."""
 
 from __future__ import annotations
 
@@ -7,46 +7,71 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensmith import LanguageShape, Parameters, ParameterShape, linear, norm
+from lensmith_plugins.language_models.shapes_layer_norm import opt_shape, phi_shape
 
 
 @dataclass(frozen=True)
 class _Family:
-    """An architecture of LLaMA's plan: what its config leaves out, and where it has biases."""
+    """An architecture of LLaMA's plan: what its config leaves out, and where it differs."""
 
     defaults: Mapping[str, Any]
     """The values of its transformers config class for keys that a file does not hold."""
     qkv_bias: bool = False
     """Biases on q, k and v that the config does not speak of."""
-    optional_biases: bool = False
-    """Whether the config may ask for biases (`attention_bias`, `mlp_bias`)."""
+    optional_biases: tuple[str, ...] = ()
+    """Which of `attention_bias` and `mlp_bias` the config may ask for."""
+    head_norms: bool = False
+    """Norms of each head's queries and keys."""
+    outer_norms: bool = False
+    """Norms after attention and feed-forward network as well as before them."""
+    fused: bool = False
+    """One layer for queries, keys and values, and one for gate and up."""
 
 
-_SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
-_FAMILIES = {
-    "llama": _Family(
-        {**_SIZES, "intermediate_size": 11008, "vocab_size": 32000, "max_position_embeddings": 2048},
-        optional_biases=True,
-    ),
-    "mistral": _Family(
-        {
-            **_SIZES,
-            "intermediate_size": 14336,
-            "vocab_size": 32000,
-            "max_position_embeddings": 131072,
-            "num_key_value_heads": 8,
-        }
-    ),
-    "qwen2": _Family(
-        {
-            **_SIZES,
-            "intermediate_size": 22016,
-            "vocab_size": 151936,
-            "max_position_embeddings": 32768,
-            "num_key_value_heads": 32,
-        },
-        qkv_bias=True,
-    ),
+def _sizes(width: int, layers: int, heads: int, intermediate: int, vocabulary: int, length: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": length,
+    }
+
+
+_BIASES = ("attention_bias", "mlp_bias")
+_LLAMA = _sizes(4096, 32, 32, 11008, 32000, 2048)
+_QWEN = {**_sizes(4096, 32, 32, 22016, 151936, 32768), "num_key_value_heads": 32}
+_GEMMA = {
+    **_sizes(2304, 26, 8, 9216, 256000, 8192),
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
 }
+_FAMILIES = {
+    "llama": _Family(_LLAMA, optional_biases=_BIASES),
+    "mistral": _Family({**_sizes(4096, 32, 32, 14336, 32000, 131072), "num_key_value_heads": 8}),
+    "granite": _Family(_LLAMA, optional_biases=_BIASES),
+    "smollm3": _Family(
+        {**_sizes(2048, 36, 16, 11008, 128256, 32768), "num_key_value_heads": 4, "tie_word_embeddings": True},
+        optional_biases=_BIASES,
+    ),
+    "qwen2": _Family(_QWEN, qkv_bias=True),
+    "qwen3": _Family({**_QWEN, "head_dim": 128}, optional_biases=("attention_bias",), head_norms=True),
+    "gemma": _Family(
+        {**_GEMMA, **_sizes(3072, 28, 16, 24576, 256000, 8192), "num_key_value_heads": 16},
+        optional_biases=("attention_bias",),
+    ),
+    "gemma2": _Family(_GEMMA, optional_biases=("attention_bias",), outer_norms=True),
+    "gemma3_text": _Family(
+        {**_GEMMA, "vocab_size": 262208, "max_position_embeddings": 131072},
+        optional_biases=("attention_bias",),
+        head_norms=True,
+        outer_norms=True,
+    ),
+    "phi3": _Family(_sizes(3072, 32, 32, 8192, 32064, 4096), fused=True),
+}
+_OTHERS = {"opt": opt_shape, "phi": phi_shape}
 
 
 def language_shape(config: Mapping[str, Any], context_length: int | None = None) -> LanguageShape | None:
@@ -57,39 +82,27 @@ def language_shape(config: Mapping[str, Any], context_length: int | None = None)
         context_length: instead of the config's `max_position_embeddings`.
 
     Returns:
-        None for an architecture that is not in the table (`llama`, `mistral`, `qwen2`).
+        None for an architecture without a closed form here; it is measured on the meta device.
     """
-    family = _FAMILIES.get(str(config.get("model_type")))
+    architecture = str(config.get("model_type"))
+    if architecture in _OTHERS:
+        return _OTHERS[architecture](config, context_length)
+    family = _FAMILIES.get(architecture)
     if family is None:
         return None
     known = {**family.defaults, **config}
     width, vocabulary = known["hidden_size"], known["vocab_size"]
-    layers, heads, intermediate = (
-        known["num_hidden_layers"],
-        known["num_attention_heads"],
-        known["intermediate_size"],
-    )
+    layers, heads = known["num_hidden_layers"], known["num_attention_heads"]
     kv_heads = known.get("num_key_value_heads") or heads
     head_width = known.get("head_dim") or width // heads
     tied = bool(known.get("tie_word_embeddings", False))
-    attention_bias = family.optional_biases and bool(known.get("attention_bias", False))
-    mlp_bias = family.optional_biases and bool(known.get("mlp_bias", False))
 
     embedding = "network.model.embed_tokens.weight"
     head: Parameters = () if tied else linear("network.lm_head", width, vocabulary, bias=False)
     blocks = [
         tensor
         for layer in range(layers)
-        for tensor in _block(
-            f"network.model.layers.{layer}",
-            width=width,
-            queries=heads * head_width,
-            keys=kv_heads * head_width,
-            intermediate=intermediate,
-            qkv_bias=attention_bias or family.qkv_bias,
-            out_bias=attention_bias,
-            mlp_bias=mlp_bias,
-        )
+        for tensor in _block(f"network.model.layers.{layer}", family, known, heads * head_width, kv_heads * head_width)
     ]
     return LanguageShape(
         width=width,
@@ -99,7 +112,7 @@ def language_shape(config: Mapping[str, Any], context_length: int | None = None)
         heads=heads,
         kv_heads=kv_heads,
         head_width=head_width,
-        intermediate=intermediate,
+        intermediate=known["intermediate_size"],
         parameters=(
             ParameterShape(embedding, (vocabulary, width)),
             *blocks,
@@ -110,26 +123,42 @@ def language_shape(config: Mapping[str, Any], context_length: int | None = None)
     )
 
 
-def _block(
-    name: str,
-    *,
-    width: int,
-    queries: int,
-    keys: int,
-    intermediate: int,
-    qkv_bias: bool,
-    out_bias: bool,
-    mlp_bias: bool,
-) -> Parameters:
-    """One decoder layer: grouped-query attention and a gated feed-forward network, each after an RMSNorm."""
+def _block(name: str, family: _Family, known: Mapping[str, Any], queries: int, keys: int) -> Parameters:
+    """One decoder layer: grouped-query attention and a gated feed-forward network, each with its RMSNorms.
+
+    Args:
+        name: of the layer.
+        family: its architecture.
+        known: the config, defaults filled in.
+        queries, keys: widths of all heads together.
+    """
+    width, intermediate = known["hidden_size"], known["intermediate_size"]
+    head_width = known.get("head_dim") or width // known["num_attention_heads"]
+    attention_bias, mlp_bias = (key in family.optional_biases and bool(known.get(key, False)) for key in _BIASES)
+    qkv_bias = attention_bias or family.qkv_bias
+    down = linear(f"{name}.mlp.down_proj", intermediate, width, bias=mlp_bias)
+    out = linear(f"{name}.self_attn.o_proj", queries, width, bias=attention_bias)
+    if family.fused:
+        return (
+            *out,
+            *linear(f"{name}.self_attn.qkv_proj", width, queries + 2 * keys, bias=qkv_bias),
+            *linear(f"{name}.mlp.gate_up_proj", width, 2 * intermediate, bias=mlp_bias),
+            *down,
+            *_norms(name, width, "input_layernorm", "post_attention_layernorm"),
+        )
+    outer = ("pre_feedforward_layernorm", "post_feedforward_layernorm") if family.outer_norms else ()
     return (
         *linear(f"{name}.self_attn.q_proj", width, queries, bias=qkv_bias),
         *linear(f"{name}.self_attn.k_proj", width, keys, bias=qkv_bias),
         *linear(f"{name}.self_attn.v_proj", width, keys, bias=qkv_bias),
-        *linear(f"{name}.self_attn.o_proj", queries, width, bias=out_bias),
+        *out,
+        *(_norms(f"{name}.self_attn", head_width, "q_norm", "k_norm") if family.head_norms else ()),
         *linear(f"{name}.mlp.gate_proj", width, intermediate, bias=mlp_bias),
         *linear(f"{name}.mlp.up_proj", width, intermediate, bias=mlp_bias),
-        *linear(f"{name}.mlp.down_proj", intermediate, width, bias=mlp_bias),
-        *norm(f"{name}.input_layernorm", width, bias=False),
-        *norm(f"{name}.post_attention_layernorm", width, bias=False),
+        *down,
+        *_norms(name, width, "input_layernorm", "post_attention_layernorm", *outer),
     )
+
+
+def _norms(name: str, width: int, *leaves: str) -> Parameters:
+    return tuple(tensor for leaf in leaves for tensor in norm(f"{name}.{leaf}", width, bias=False))

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lensmith import Checkpoint, LanguageModelSpec, LanguageShape, SpecPath, read_config
+from lensmith_plugins.language_models.declared_template import declared_template
 from lensmith_plugins.language_models.gguf_header import gguf_config, is_gguf
 from lensmith_plugins.language_models.shapes import language_shape
+from lensmith_plugins.language_models.vocabulary import read_vocabulary
 
 
 class CausalSpec(LanguageModelSpec):
-    """Fields that every Hugging Face causal language model has."""
+    """Fields that every Hugging Face causal language model has.
+
+    What its family declares stands together: BOS, end token and padding are those of the tokenizer's files, the
+    context length is the config's, the conversation the one that the model was tuned with. A component fixes what
+    those files leave open.
+    """
 
     architectures: ClassVar[tuple[str, ...]] = ()
     """The `model_type`s that a component takes; empty for all."""
+
+    padding: ClassVar[str | None] = None
+    """The token that pads, whatever the tokenizer's files say; None leaves it to them (else `<unk>`, else the end)."""
 
     checkpoint: Checkpoint | None = None
     """Weights: a folder as `save_pretrained` writes it, a hub id, or a `.gguf` file. None: random weights."""
@@ -33,6 +43,11 @@ class CausalSpec(LanguageModelSpec):
     attention: str = "sdpa"
     """Attention implementation, by its name in transformers: `sdpa`, `eager`, `flash_attention_2`, …"""
 
+    add_tokens: list[str] = Field(default=[])
+    """Special tokens for the tokenizer to gain, e.g. `[<im_start>, <im_end>]`. Each starts as the mean of all
+    embeddings, in the output head too, and is trained by a tuner that trains the language model; one that the
+    tokenizer has already stays as it is. By default none."""
+
     parse_special_text: bool = False
     """Whether a special token that is spelled out in the data (`</s>`) becomes that token. By default it stays
     text, so that data cannot end an answer. True is what the original LLaVA does."""
@@ -42,6 +57,15 @@ class CausalSpec(LanguageModelSpec):
         if self.checkpoint is None and self.config is None:
             raise ValueError("name a `checkpoint` (folder, hub id or .gguf file) or a `config` (for random weights)")
         return self
+
+    @field_validator("add_tokens")
+    @classmethod
+    def _are_tokens(cls, tokens: list[str]) -> list[str]:
+        if bad := [token for token in tokens if token != token.strip() or not token]:
+            raise ValueError(f"{bad[0]!r} is empty or has spaces around it; a token reads like <im_start>")
+        if twice := [token for token in tokens if tokens.count(token) > 1]:
+            raise ValueError(f"{twice[0]!r} is named twice")
+        return tokens
 
     def config_source(self) -> str:
         """Where the sizes are read: the checkpoint where it is on disk, else the config, else the hub."""
@@ -68,6 +92,11 @@ class CausalSpec(LanguageModelSpec):
         source = self.config_source()
         config = gguf_config(source) if is_gguf(source) else read_config(source)
         self.check_architecture(config.get("model_type"))
+        if (config.get("text_config") or config).get("hidden_size_per_layer_input"):
+            raise ValueError(
+                f"{source} is of model_type {config.get('model_type')!r}, which looks token ids up again in every"
+                " layer; a picture has no ids, so such a model cannot be used through input embeddings"
+            )
         return config
 
     def check_architecture(self, model_type: str | None) -> None:
@@ -83,12 +112,28 @@ class CausalSpec(LanguageModelSpec):
             )
 
     def shape(self) -> LanguageShape | None:
-        """Sizes from the config alone; None for an architecture without a closed form."""
-        return language_shape(self.read_config(), self.context_length)
+        """Sizes from the config (and, with `add_tokens`, the tokenizer's files); None for an architecture without a
+        closed form."""
+        config = self.read_config()
+        if self.add_tokens and "vocab_size" in config:
+            config["vocab_size"] = self.rows(config["vocab_size"])
+        return language_shape(config, self.context_length)
+
+    def rows(self, vocabulary: int) -> int:
+        """Rows of the embeddings once `add_tokens` have theirs.
+
+        Args:
+            vocabulary: rows that the config says. A tokenizer that is not on this machine is taken to fill them all.
+        """
+        known = read_vocabulary(self.tokenizer_source()) if self.add_tokens else None
+        if known is None:
+            return vocabulary + len(self.add_tokens)
+        return max(vocabulary, known.length_with(self.add_tokens))
 
     def default_conversation(self) -> str:
-        """`vicuna_v1`; set `model.conversation` for a model that was tuned with another template."""
-        return "vicuna_v1"
+        """`tokenizer`, the chat template that the tokenizer brings; without one `vicuna_v1`, as the original trains
+        base models."""
+        return "tokenizer" if declared_template(self.tokenizer_source()) else "vicuna_v1"
 
     def sources(self) -> dict[str, str]:
         """The checkpoint, or the config of random weights, and a tokenizer of its own."""
@@ -115,12 +160,28 @@ class LlamaSpec(CausalSpec):
 
     architectures = ("llama",)
 
+    tokenization: Literal["auto", "sentencepiece", "transformers-4.31"] = "auto"
+    """Rules for the space before a word that follows a special token. `auto`: those of `tokenizer.json`, without one
+    those of `tokenizer.model` and `legacy`. `sentencepiece`: always the latter, as the original LLaVA reads LLaMA-2.
+    `transformers-4.31`: as in October 2023, when LLaVA-1.5 was trained; `</s>USER` then ends in `US`, `ER`."""
 
-class VicunaSpec(CausalSpec):
-    """Vicuna 1.1, 1.3 and 1.5: LLaMA tuned on conversations. Its tokenizer pads with `<unk>`, id 0."""
+    def default_conversation(self) -> str:
+        """`llava_llama_2` for a tokenizer with LLaMA 2's chat template, `tokenizer` for one with another template
+        (LLaMA 3), `vicuna_v1` for a base model."""
+        template = declared_template(self.tokenizer_source()) or ""
+        return "llava_llama_2" if "<<SYS>>" in template else super().default_conversation()
 
-    architectures = ("llama",)
+
+class VicunaSpec(LlamaSpec):
+    """Vicuna 1.1, 1.3 and 1.5: LLaMA tuned on conversations. Text after an end token is tokenised as its
+    tokenizer's `legacy` says (absent and so true up to 1.3, false in 1.5); it pads with `<unk>`, id 0."""
+
+    padding = "<unk>"
+
+    def default_conversation(self) -> str:
+        """`vicuna_v1`, the template that it was tuned with."""
+        return "vicuna_v1"
 
 
 class HfCausalSpec(CausalSpec):
-    """Any causal language model that transformers can load."""
+    """Any causal language model that transformers can load and that reads input embeddings."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,24 @@ def tokenizer_config(source: str) -> dict[str, Any]:
     """What `tokenizer_config.json` says; empty where there is none."""
     path = find_file(source, "tokenizer_config.json")
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+
+
+def open_sentencepiece(source: str) -> Any:
+    """The LLaMA tokenizer of a folder or hub id read from its `tokenizer.model`, whatever stands beside that.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if is_gguf(source) or find_file(source, "tokenizer.model") is None:
+        raise FileNotFoundError(
+            f"{source} has no tokenizer.model, which `tokenization: sentencepiece` and `transformers-4.31` read;"
+            " set `model.language_model.tokenizer` to a folder that has one, or `tokenization: auto`"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TOKENIZER_FILES:
+            if name != "tokenizer.json" and (path := find_file(source, name)):
+                shutil.copyfile(path, Path(folder) / name)
+        return LlamaTokenizer.from_pretrained(folder)
 
 
 def open_tokenizer(source: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tokenizers
 from sentencepiece import SentencePieceProcessor
@@ -14,10 +14,20 @@ from lensmith.checkpoints import is_hub_id
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer, SpacePrefix
 from lensmith_plugins.language_models.quiet import quiet
-from lensmith_plugins.language_models.tokenizer_files import find_file, open_tokenizer, tokenizer_config
+from lensmith_plugins.language_models.tokenizer_files import (
+    find_file,
+    open_sentencepiece,
+    open_tokenizer,
+    tokenizer_config,
+)
+
+Tokenization = Literal["auto", "sentencepiece", "transformers-4.31"]
+"""By whose rules LLaMA's tokenizer writes; see `LlamaSpec.tokenization`."""
 
 
-def load_tokenizer(source: str, *, parse_special_text: bool = False) -> HfTokenizer:
+def load_tokenizer(
+    source: str, *, parse_special_text: bool = False, tokenization: Tokenization = "auto"
+) -> HfTokenizer:
     """The tokenizer of a folder, a hub id or a `.gguf` file.
 
     The rules for leading spaces and BOS are read from the tokenizer's own data. `tokenizer.json` says them; where
@@ -27,25 +37,30 @@ def load_tokenizer(source: str, *, parse_special_text: bool = False) -> HfTokeni
     Args:
         source: where it is.
         parse_special_text: whether a special token spelled out in a text becomes that token.
+        tokenization: `auto` as above; `sentencepiece` reads `tokenizer.model` even where a `tokenizer.json` stands
+            beside it (as `use_fast=False` of the original); `transformers-4.31` also restores the ids of that release.
 
     Raises:
-        OSError: there is no tokenizer.
+        OSError: there is no tokenizer, or none with the file that `tokenization` asks for.
         ValueError: a tokenizer without an end token, or one that cannot be read.
     """
+    slow = tokenization != "auto"
     with quiet(progress=is_hub_id(source)):
-        loaded = open_tokenizer(source)
+        loaded = open_sentencepiece(source) if slow else open_tokenizer(source)
     if loaded.eos_token_id is None:
         raise ValueError(f"the tokenizer of {source} has no end token; add `eos_token` to its tokenizer_config.json")
     begins = loaded("")["input_ids"][:1] == [loaded.bos_token_id]
 
-    written = None if is_gguf(source) else find_file(source, "tokenizer.json")
+    written = None if slow or is_gguf(source) else find_file(source, "tokenizer.json")
     data = _spelled(written.read_text(encoding="utf-8") if written else loaded.backend_tokenizer.to_str())
     prefix = _take_prefix(data)
     sentencepiece = None if written or is_gguf(source) else find_file(source, "tokenizer.model")
     if sentencepiece is not None:
         if prefix.scope != "never":
             config = tokenizer_config(source)
-            prefix = SpacePrefix("always" if config.get("legacy", True) else "first")
+            legacy = config.get("legacy", True)
+            cuts = not legacy and tokenization == "transformers-4.31"
+            prefix = SpacePrefix("always" if legacy else "first", cuts=cuts)
             begins = config.get("add_bos_token", True)
         _sort_merges(data, sentencepiece)
     data |= {"post_processor": None, "truncation": None, "padding": None}
@@ -65,7 +80,16 @@ def load_tokenizer(source: str, *, parse_special_text: bool = False) -> HfTokeni
         pad_id=next(pad for pad in pads if pad is not None),
         source=source,
         parse_special_text=parse_special_text,
+        unk_id=loaded.unk_token_id,
+        chat_template=_chat_template(loaded),
+        named=loaded.special_tokens_map,
     )
+
+
+def _chat_template(loaded: Any) -> str | None:
+    """The template for plain chats, where a tokenizer has several."""
+    template = loaded.chat_template
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def _spelled(text: str) -> dict[str, Any]:

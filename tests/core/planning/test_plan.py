@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,11 +98,66 @@ def test_a_target_that_is_not_there_is_named(spec: dict[str, Any]) -> None:
         plan(spec, overrides=["stages.tune.tuner.targets=[q_prj]"])
 
 
+LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+PHI = {"model_type": "phi3", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+OPT = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "targets", "told"),
+    [
+        ("llama", LLAMA, ["q_proj", "lm_head"], r"'lm_head' is no linear layer .* There are: down_proj, gate_proj, "),
+        ("hf_causal", LLAMA, ["query"], r"There are: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj\."),
+        (
+            "hf_causal",
+            PHI,
+            ["q_proj"],
+            r"Did you mean 'qkv_proj'\? There are: down_proj, gate_up_proj, o_proj, qkv_proj",
+        ),
+        ("hf_causal", OPT, ["o_proj"], r"Did you mean 'out_proj'\? There are: fc1, fc2, k_proj, out_proj, q_proj"),
+    ],
+)
+def test_a_check_names_the_targets_that_there_are_without_torch(
+    spec: dict[str, Any], tmp_path: Path, name: str, config: Any, targets: list[str], told: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 70, "num_hidden_layers": 2, **config}))
+    spec["model"]["language_model"] = {"name": name, "config": str(tmp_path)}
+    spec["stages"]["tune"]["tuner"]["targets"] = targets
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    code = (
+        "import sys\n"
+        "from lensmith.cli.specs import check\n"
+        "from pathlib import Path\n"
+        "try:\n"
+        f"    check(Path({str(tmp_path / 'spec.json')!r}))\n"
+        "finally:\n"
+        "    assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "AssertionError" not in done.stderr, done.stderr
+    assert re.search(rf"stages\.tune\.tuner: target .*{told}", done.stderr), done.stderr
+
+
+def test_what_trains_is_counted_by_part(spec: dict[str, Any]) -> None:
+    planned = plan(spec)
+    align, tune = planned.stages
+    connector = planned.parameters["connector"]
+    assert {p: align.trainable_in(p) for p in planned.parameters if align.trainable_in(p)} == {"connector": connector}
+    adapters = sum(p.numel for p in tune.trainable if "lora_" in p.name)
+    assert tune.trainable_in("language_model") == adapters
+    for stage, entry in zip(planned.stages, planned.as_dict()["stages"], strict=True):
+        assert sum(entry["trainable_parameters_by_part"].values()) == stage.trainable_parameters
+
+
 def test_the_command_prints_the_plan(spec_file: Path) -> None:
     planned = plan(spec_file)
     command = [sys.executable, "-m", "lensmith.cli", "plan", str(spec_file)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f"{planned.total_parameters:,}" in text
+    table = [line.split() for line in text.splitlines()]
+    trained = [f"{stage.trainable_in('language_model'):,}" for stage in planned.stages]
+    assert ["language_model", f"{planned.parameters['language_model']:,}", *trained] in table
+    assert ["total", f"{planned.total_parameters:,}", *(f"{s.trainable_parameters:,}" for s in planned.stages)] in table
     assert "stage align: trains" in text
     assert "ZeRO-3" in text
     document = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout

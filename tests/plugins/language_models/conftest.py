@@ -20,11 +20,28 @@ SENTENCES = [
     "12345 * 678 = 8,369,910!",
 ]
 
-# Two layers, width 32, the rest as small as each architecture allows.
+# Two layers, width 32, the rest as small as each architecture allows; several variants of one by `model_type`.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
+    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 5},
     "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "smollm3": {"num_key_value_heads": 2},
+    "phi": {},
+    "phi3": {"num_key_value_heads": 2, "sliding_window": 5},
+    "gemma": {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma3_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "stablelm": {"num_key_value_heads": 2, "use_qkv_bias": True},
+    "falcon": {"multi_query": True, "new_decoder_architecture": False},
+    "falcon-alibi": {"model_type": "falcon", "alibi": True},
+    "falcon-grouped": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
     "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "cohere": {"logit_scale": 0.3, "num_key_value_heads": 2},
     "granite": {
@@ -52,7 +69,8 @@ def _tiny_config(architecture: str, vocabulary: int = 320, **changes: Any) -> An
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return AutoConfig.for_model(architecture, **{**sizes, **ARCHITECTURES[architecture], **changes})
+    own = {**sizes, **ARCHITECTURES[architecture], **changes}
+    return AutoConfig.for_model(own.pop("model_type", architecture), **own)
 
 
 def _write_model(folder: Path, architecture: str, **changes: Any) -> Path:
@@ -61,7 +79,7 @@ def _write_model(folder: Path, architecture: str, **changes: Any) -> Path:
     network = AutoModelForCausalLM.from_config(_tiny_config(architecture, **changes), dtype=torch.float32)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 or not parameter.any():  # biases start at zero, and could be left out unseen
                 parameter.normal_(std=0.2)
     network.tie_weights()
     network.save_pretrained(folder)

@@ -107,6 +107,71 @@ def test_prefix_follows_what_stands_before(sentencepiece_folder: Path, tmp_path:
         assert "".join(pieces(old, "the", "token")) == "▁the"
 
 
+def test_prefix_of_transformers_4_31(sentencepiece_folder: Path, tmp_path: Path) -> None:
+    then = load_tokenizer(str(sentencepiece_folder), tokenization="transformers-4.31")
+    now = load_tokenizer(str(sentencepiece_folder))
+    assert then.prefix == SpacePrefix("first", cuts=True)
+    for text in texts(200):
+        assert then.encode(text, after="start") == now.encode(text, after="start")
+        assert then.encode(text, after="image") == now.encode(text, after="image")
+        # The text with a space in front, cut where its first piece begins with one.
+        whole = pieces(now, text, "start")
+        cut = pieces(then, text, "token")
+        if text.startswith((" ", "▁")):
+            assert cut == whole
+        elif whole[0] == "▁":
+            assert cut == whole[1:]
+        else:
+            assert cut[1:] == whole[1:]
+            assert cut[0] in (whole[0].removeprefix("▁"), "<unk>")
+        offsets = then.encode(text, after="token").offsets
+        assert {place for start, end in offsets for place in range(start, end)} == set(range(len(text)))
+    old = variant(sentencepiece_folder, tmp_path / "old", legacy=None)
+    assert load_tokenizer(str(old), tokenization="transformers-4.31").prefix == SpacePrefix("always")
+
+
+def test_tokenizer_model_is_read_where_a_json_stands_beside_it(sentencepiece_folder: Path, tmp_path: Path) -> None:
+    both = with_json(sentencepiece_folder, tmp_path / "both")
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(sentencepiece_folder / name, both / name)
+    assert load_tokenizer(str(both)).prefix == SpacePrefix("first", doubles=False)
+    slow = load_tokenizer(str(both), tokenization="sentencepiece")
+    expected = load_tokenizer(str(sentencepiece_folder))
+    assert slow.prefix == expected.prefix == SpacePrefix("first")
+    for text in texts(50):
+        assert slow.encode(text, after="start") == expected.encode(text, after="start")
+    out = tmp_path / "out"
+    out.mkdir()
+    slow.save(out)
+    assert load_tokenizer(str(out), tokenization="sentencepiece").prefix == expected.prefix
+    (both / "tokenizer.model").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.model.*or `tokenization: auto`"):
+        load_tokenizer(str(both), tokenization="sentencepiece")
+
+
+def test_a_spec_says_how_it_is_tokenised(sentencepiece_folder: Path) -> None:
+    from lensmith_plugins.language_models.hf import HfCausalLanguageModel
+
+    spec = VicunaSpec(config="x.json", tokenizer=str(sentencepiece_folder), tokenization="transformers-4.31")
+    assert HfCausalLanguageModel.load_tokenizer(spec).prefix.cuts
+    plain = HfCausalSpec(config="x.json", tokenizer=str(sentencepiece_folder))
+    assert not HfCausalLanguageModel.load_tokenizer(plain).prefix.cuts
+
+
+def test_special_tokens_that_a_template_wrote(sentencepiece_folder: Path, bytelevel_folder: Path) -> None:
+    chat = load_tokenizer(str(bytelevel_folder))
+    text = "<|im_start|>user\na<|im_end|><|im_end|>"
+    assert chat.split_special(text) == [
+        ("<|im_start|>", "<|im_start|>"),
+        ("user\na", None),
+        ("<|im_end|>", "<|im_end|>"),
+        ("<|im_end|>", "<|im_end|>"),
+    ]
+    assert chat.split_special("") == []
+    assert load_tokenizer(str(sentencepiece_folder)).split_special("a <|im_end|>") == [("a <|im_end|>", None)]
+    assert pickle.loads(pickle.dumps(chat)).split_special(text) == chat.split_special(text)
+
+
 @pytest.mark.parametrize("config", ["none", "model", "old class", "no bos key"])
 def test_folders_as_llama_was_published(sentencepiece_folder: Path, tmp_path: Path, config: str) -> None:
     shutil.copyfile(sentencepiece_folder / "tokenizer.model", tmp_path / "tokenizer.model")

@@ -35,6 +35,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TINY = {**SIZES["tiny"], "vocab_size": 100}
+FAMILIES = ("qwen3", "smollm3", "granite", "gemma", "gemma2", "gemma3_text", "phi3", "phi", "opt")
 VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {**TINY, "model_type": "llama", "tie_word_embeddings": True},
     "biases": {**TINY, "model_type": "llama", "attention_bias": True, "mlp_bias": True},
@@ -42,6 +43,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mistral": {**TINY, "model_type": "mistral", "num_key_value_heads": 2},
     "mistral defaults": {**TINY, "model_type": "mistral", "num_attention_heads": 8},
     "qwen2": {**TINY, "model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {**TINY, "model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16, "attention_bias": True},
+    "smollm3": {**TINY, "model_type": "smollm3", "pad_token_id": 0, "attention_bias": True, "mlp_bias": True},
+    "granite": {**TINY, "model_type": "granite", "tie_word_embeddings": True, "mlp_bias": True},
+    "gemma": {**TINY, "model_type": "gemma", "num_key_value_heads": 1, "attention_bias": True},
+    "gemma2": {**TINY, "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16},
+    "gemma3_text": {**TINY, "model_type": "gemma3_text", "num_key_value_heads": 2, "head_dim": 16},
+    "phi3": {**TINY, "model_type": "phi3", "num_key_value_heads": 2, "pad_token_id": 0},
+    "phi": {**TINY, "model_type": "phi", "num_key_value_heads": 2, "qk_layernorm": True},
+    "phi tied": {**TINY, "model_type": "phi", "tie_word_embeddings": True},
+    "opt": {**TINY, "model_type": "opt", "ffn_dim": 80, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "opt without biases": {**TINY, "model_type": "opt", "ffn_dim": 80, "enable_bias": False},
+    "opt without scales": {**TINY, "model_type": "opt", "ffn_dim": 80, "layer_norm_elementwise_affine": False},
+    **{f"{name} all defaults": {"model_type": name, "num_hidden_layers": 1} for name in FAMILIES},
     "llama defaults": {"model_type": "llama", "num_hidden_layers": 1},
     "mistral all defaults": {"model_type": "mistral", "num_hidden_layers": 1},
     "qwen2 all defaults": {"model_type": "qwen2", "num_hidden_layers": 1},
@@ -62,7 +76,7 @@ CONFIGS = {**{name: {**LLAMA, **sizes} for name, sizes in SIZES.items()}, **VARI
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_closed_form_equals_the_modules(tmp_path: Path, config: dict[str, Any]) -> None:
-    spec = HfCausalSpec(config=write_config(tmp_path, config))
+    spec = HfCausalSpec(config=write_config(tmp_path, config), attention="eager")
     with torch.device("meta"):
         model = HfCausalLanguageModel(load_network(spec, Loading(weights=False)), None)
     closed = spec.shape()
@@ -72,12 +86,15 @@ def test_closed_form_equals_the_modules(tmp_path: Path, config: dict[str, Any]) 
     assert closed.width == network.get_input_embeddings().weight.shape[1]
     assert closed.vocabulary == network.get_output_embeddings().weight.shape[0]
     assert closed.context_length == network.config.max_position_embeddings
-    assert closed.layers == len(network.model.layers)
-    attention = network.model.layers[0].self_attn
+    layers = network.get_decoder().layers
+    assert closed.layers == len(layers)
+    attention = layers[0].self_attn
     assert closed.head_width == attention.head_dim
-    assert closed.heads * closed.head_width == attention.q_proj.out_features
-    assert closed.kv_heads * closed.head_width == attention.k_proj.out_features
-    assert closed.intermediate == network.model.layers[0].mlp.up_proj.out_features
+    if hasattr(attention, "q_proj"):
+        assert closed.heads * closed.head_width == attention.q_proj.out_features
+        assert closed.kv_heads * closed.head_width == attention.k_proj.out_features
+    up = next(module for name, module in layers[0].named_modules() if name.endswith(("up_proj", "fc1")))
+    assert closed.intermediate * (2 if config["model_type"] == "phi3" else 1) == up.out_features
     head = {id(p): name for name, p in model.named_parameters()}[id(network.get_output_embeddings().weight)]
     assert closed.head == head
 
@@ -94,14 +111,14 @@ def test_published_totals() -> None:
     assert totals["70B"] == 68_976_648_192
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "gpt2", "opt", "bloom"])
+@pytest.mark.parametrize("architecture", ["stablelm", "gpt2", "gpt_neox", "bloom"])
 def test_other_architectures_are_measured(tmp_path: Path, tiny_config: Callable[..., Any], architecture: str) -> None:
     tiny_config(architecture).save_pretrained(tmp_path)
     spec = HfCausalSpec(config=tmp_path, context_length=64, attention="eager")
     assert spec.shape() is None
     shape = HfCausalLanguageModel.measure(spec)
     assert (shape.layers, shape.heads, shape.context_length, shape.vocabulary) == (2, 4, 64, 320)
-    assert shape.width == (16 if architecture == "opt" else 32)
+    assert shape.width == 32
     assert shape.head in {parameter.name for parameter in shape.parameters}
     assert all(parameter.name.startswith("network.") for parameter in shape.parameters)
     assert len({parameter.name for parameter in shape.parameters}) == len(shape.parameters)

@@ -1,0 +1,87 @@
+"""What a decoder must do to be composed from its pieces, and a look at whether one that no test knows does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lensmith_plugins.language_models.hf import HfCausalLanguageModel
+
+TESTED = frozenset(
+    {
+        "bloom",
+        "cohere",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "stablelm",
+    }
+)
+"""Architectures that the tests compare with plain transformers in every respect; they are not looked at again."""
+_LENGTH, _PADDING = 7, 3
+
+
+@torch.no_grad()
+def check_exact(model: HfCausalLanguageModel) -> None:
+    """Compare a model, decoded from input embeddings, with its own network on a few ids.
+
+    A model that packs samples wrongly is told to give each a row of its own instead.
+
+    Raises:
+        ValueError: embeddings, decoder and head do not make the network's logits, or padding on the left changes
+            what follows; names the architecture.
+    """
+    architecture = str(model.network.config.get_text_config().model_type)
+    weight = model.network.get_input_embeddings().weight
+    if architecture in TESTED or weight.device.type == "meta":
+        return
+    training = model.network.training
+    model.network.eval()
+    try:
+        ids = torch.arange(3, 3 + _LENGTH, device=weight.device) % len(weight)
+        steps = torch.arange(_LENGTH, device=weight.device)
+        hidden = _hidden(model, ids, steps, torch.ones_like(ids))
+        if not _close(model.head(hidden), model.network(input_ids=ids[None]).logits[0]):
+            raise ValueError(
+                f"{architecture!r} models do more to ids or logits than their embeddings, decoder and output head say,"
+                " so they cannot be used through input embeddings"
+            )
+        nothing = ids.new_zeros(_PADDING)
+        padded = _hidden(model, *(torch.cat([nothing, row]) for row in (ids, steps, torch.ones_like(ids))))
+        if not _close(padded[_PADDING:], hidden):
+            raise ValueError(
+                f"{architecture!r} models do not heed the attention mask, so prompts of different lengths cannot be"
+                " answered together; choose another language model"
+            )
+        two = torch.arange(1, 3, device=weight.device).repeat_interleave(_LENGTH)
+        packed = _hidden(model, ids.repeat(2), steps.repeat(2), two)
+        if not _close(packed, hidden.repeat(2, 1)):
+            model.unpack()
+    finally:
+        model.network.train(training)
+
+
+def _hidden(model: HfCausalLanguageModel, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    hidden: Tensor = model(model.embed(ids[None]), positions[None], segments[None])[0]
+    return hidden
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding. What goes wrong here goes wrong by the size of the values."""
+    tolerance = 1e-3 if one.dtype == torch.float32 else 0.1
+    return bool((one - other).abs().max() <= tolerance * other.abs().max())
