@@ -22,7 +22,7 @@ from lensmith.interfaces.specs import (
     TunerSpec,
     VisionEncoderSpec,
 )
-from lensmith.interfaces.text import Conversation, ConversationError, Pieces, Segment, Tokenizer, Turn
+from lensmith.interfaces.text import ChatText, Conversation, ConversationError, Pieces, Segment, Tokenizer, Turn
 
 if TYPE_CHECKING:
     from lensmith.interfaces.connector import Connector
@@ -45,6 +45,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "ChatText",
     "Connector",
     "ConnectorShape",
     "ConnectorSpec",

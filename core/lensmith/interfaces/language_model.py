@@ -96,6 +96,14 @@ class LanguageModel(nn.Module, abc.ABC):
             New ids of each row, without the end token.
         """
 
+    def checkpoint_activations(self) -> bool:
+        """While training, keep only the inputs of blocks and compute the rest again in the backward pass.
+
+        Returns:
+            Whether this model can; by default it cannot.
+        """
+        return False
+
     @abc.abstractmethod
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the network as a folder that `build` and plain transformers load.

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 Size = tuple[int, int]
 """(height, width) in pixels or (rows, columns) in tokens: always vertical first."""
 
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right), the last two one past the end; in pixels or in tokens."""
+
 
 @dataclass(frozen=True)
 class ParameterShape:
@@ -59,6 +62,7 @@ class VisionShape:
         extra_tokens: tokens beside the grid that are kept (CLS), always first.
         parameters: every tensor that is built; blocks past the selected layer are not.
         flops_per_view: multiply-adds times two of one forward pass of one view; 0 where unknown.
+        channels: of the pixels that the preprocessing makes; encoders that see a view in several ways stack them.
     """
 
     image_size: Size
@@ -67,6 +71,7 @@ class VisionShape:
     extra_tokens: int = 0
     parameters: Parameters = ()
     flops_per_view: int = 0
+    channels: int = 3
 
     @property
     def tokens(self) -> int:
@@ -81,14 +86,17 @@ class ConnectorShape:
     Args:
         tokens: M, tokens out for N tokens in.
         width: D, the width it writes.
-        grid: (rows, columns) of the tokens out where they still lie on the picture, else None.
+        grid: (rows, columns) of the tokens out, row by row, where each still lies on the picture (a smaller grid
+            where they are merged); None where they do not, and then no splitter can stitch views together.
         parameters: every tensor.
+        reads_instruction: whether the question's words change the tokens (see `Connector.forward`).
     """
 
     tokens: int
     width: int
     grid: Size | None
     parameters: Parameters = ()
+    reads_instruction: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,9 @@ class TileLayout:
         image_size: (height, width) of the original picture.
         canvas: (height, width) in pixels that the tiles cover together, without a global view.
         tiles: (rows, columns) of the tile grid.
+        view_size: (height, width) in pixels of one view, where the splitter must know it to cut.
+        grid: (rows, columns) of one view's tokens out of the connector, where tiles are stitched to one map.
+        kept: the part of the stitched map that becomes positions, in tokens; the rest is padding.
     """
 
     views: int
@@ -108,6 +119,9 @@ class TileLayout:
     image_size: Size
     canvas: Size
     tiles: Size = (1, 1)
+    view_size: Size | None = None
+    grid: Size | None = None
+    kept: Box | None = None
 
 
 @dataclass(frozen=True)

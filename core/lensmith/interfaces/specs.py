@@ -60,6 +60,17 @@ class ImageSplitterSpec(PartSpec, abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement layout()")
 
+    def largest(self, encoder: VisionShape, connector: ConnectorShape) -> TileLayout:
+        """The layout of a picture that takes as many positions as any can; `lensmith check` holds rows against it.
+
+        By default that of a picture of the encoder's own size, which is right for a splitter that makes as many
+        positions of every picture; one whose number depends on the picture's size must say more.
+
+        Raises:
+            IncompatibleParts: as `layout`.
+        """
+        return self.layout(encoder.image_size, encoder, connector)
+
     def parameters(self, width: int) -> Parameters:
         """Learned tensors of the splitter (row-end vectors and the like) for language-model width D."""
         return ()
@@ -67,6 +78,18 @@ class ImageSplitterSpec(PartSpec, abc.ABC):
 
 class ConnectorSpec(PartSpec, abc.ABC):
     """Spec of a connector."""
+
+    def sources(self) -> dict[str, str]:
+        """Files and folders (or hub ids) that a new model's weights come from, by spec field.
+
+        An artifact holds the connector's weights, and with `Connector.save` and `relocated` what else it needs, so
+        these may be gone when it is read.
+        """
+        return {}
+
+    def relocated(self, folder: Path) -> ConnectorSpec:
+        """The same connector with what it reads besides weights in a folder that `Connector.save` wrote."""
+        raise NotImplementedError(f"{type(self).__name__} must implement relocated(), as its connector saves files")
 
     def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
         """Sizes between an encoder and a language model of width D.
@@ -122,6 +145,23 @@ class TunerSpec(PartSpec, abc.ABC):
             ValueError: a target that is not in the model, with the names that are.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement trainable()")
+
+    def check(self, parts: dict[str, Parameters]) -> None:
+        """What `lensmith check` asks, without torch: by default `trainable`; less where that needs torch.
+
+        Raises:
+            ValueError: see `trainable`.
+        """
+        self.trainable(parts)
+
+    def unmet(self, *, zero: int) -> list[str]:
+        """What keeps this tuner from running, whatever the model: a package that is not installed (with the command
+        that installs it), a ZeRO stage that it cannot work under. By default nothing. Imports no torch.
+
+        Args:
+            zero: the stage's ZeRO stage.
+        """
+        return []
 
     def published(self) -> dict[str, Any]:
         """What the stage's artifact holds besides the connector, by folder name, for `lensmith plan`."""

@@ -31,10 +31,26 @@ class ParameterGroup:
 
 
 class Tuner(abc.ABC):
-    """Made once a stage from its spec.
+    """Made once a stage from its spec. What it does not define is nobody else's guess: nothing is decided by its name.
 
-    The order of calls: `loading` → (assembly) → `prepare` → `groups` → training → `save`.
-    When an artifact is read: `loading` → (assembly) → `load`.
+    The orders of calls, on every rank and with the same arguments:
+
+    * a stage that begins: `loading` → (assembly) → `prepare` → `groups` → training → `save`;
+    * a stage that goes on with the adapters of the artifact before it, or an artifact that trains on:
+      `loading` → (assembly) → `load(trainable=True)` → `prepare` → `groups` → training → `save`;
+    * an artifact that is used: `loading` → (assembly) → `load(trainable=False)`, then `merge` or `save` where asked.
+
+    What holds between the calls:
+
+    * `loading` may be left out: a stage after one with adapters, or of random weights, gets its parts loaded plainly.
+      `prepare` and `load` then hold them as the tuner wants (QLoRA quantises in place).
+    * `prepare` and `load` wrap what is wrapped once, whichever comes first; `prepare` afterwards decides alone, over
+      every parameter of the model, what has `requires_grad`. It runs before DeepSpeed has the model.
+    * `requires_grad` after `prepare` is exactly `TunerSpec.trainable` of the shapes, by name; a stage compares them,
+      and the first step compares the gradients.
+    * A part that is to be held in full in the artifact is added to `model.changed` by `prepare`; then `state` in `save`
+      has all of its weights, not only those that train, and the artifact writes the part unless `save` did.
+    * Between `prepare` or `load` and `merge`, `plain_name` knows every parameter of the model.
     """
 
     def __init__(self, spec: Any) -> None:
@@ -50,7 +66,10 @@ class Tuner(abc.ABC):
 
     @abc.abstractmethod
     def groups(self, model: nn.Module) -> list[ParameterGroup]:
-        """Parameter groups that cover exactly the parameters with `requires_grad`."""
+        """Parameter groups that cover exactly the parameters with `requires_grad`, each once.
+
+        Called after `prepare`, before the weights are sharded.
+        """
 
     @abc.abstractmethod
     def save(self, model: nn.Module, folder: Path, state: dict[str, Tensor]) -> list[str]:
@@ -59,7 +78,8 @@ class Tuner(abc.ABC):
         Args:
             model: the trained model.
             folder: the artifact that is being written.
-            state: gathered trained weights on the CPU by component-qualified name.
+            state: gathered weights on the CPU by component-qualified name: those that train, and all of a part in
+                `model.changed`.
 
         Returns:
             Names of the sub-folders written, e.g. `["adapter"]`.
@@ -81,4 +101,10 @@ class Tuner(abc.ABC):
         return name
 
     def merge(self, model: nn.Module) -> None:  # noqa: B027 - a tuner without adapters folds nothing
-        """Fold adapters into the weights they adapt. By default there is nothing to fold."""
+        """Fold adapters into the weights they adapt, so that the parameters have the names and shapes of a plain model.
+
+        Weights that were quantised come back in a floating type. By default there is nothing to fold.
+
+        Raises:
+            LensmithError: the adapters are no change of weights (a prefix).
+        """

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.tuners.specs import FrozenSpec, FullSpec, LoraSpec
+from lensmith_plugins.tuners.lora_spec import LoraSpec, QLoraSpec
+from lensmith_plugins.tuners.peft_spec import PeftSpec
+from lensmith_plugins.tuners.specs import FrozenSpec, FullSpec
 
 api_version = 1
 
@@ -20,19 +22,47 @@ def lensmith_components() -> Iterable[Component]:
             spec=FrozenSpec,
             implementation="lensmith_plugins.tuners.frozen:FrozenTuner",
             summary="Train the connector alone (LLaVA's stage 1)",
+            paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2, stage 1",
+            example="name: frozen\nconnector_lr: 1e-3\n",
         ),
         Component(
             kind=Kind.TUNER,
             name="full",
             spec=FullSpec,
             implementation="lensmith_plugins.tuners.full:FullTuner",
-            summary="Train whole parts, each with its own learning rate (LLaVA's stage 2)",
+            summary="Train whole parts or ranges of layers, each with its own learning rate (LLaVA's stage 2)",
+            paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2, stage 2",
+            example=(
+                "name: full\nconnector_lr: 2e-5\nlanguage_model:\n"
+                "  - {layers: 16-31, lr: 1e-5, weight_decay: 0.0}\n  - {layers: head, lr: 2e-6}\n"
+                "vision_encoder: {lr: 2e-6, layer_decay: 0.9}\n"
+            ),
         ),
         Component(
             kind=Kind.TUNER,
             name="lora",
             spec=LoraSpec,
             implementation="lensmith_plugins.tuners.lora:LoraTuner",
-            summary="Train low-rank adapters on the language model, and the connector in full",
+            summary="Train low-rank adapters on named linear layers, and the connector in full",
+            paper="LoRA (Hu et al. 2021, arXiv 2106.09685); rsLoRA (arXiv 2312.03732); DoRA (arXiv 2402.09353)",
+            example="name: lora\nrank: 64\ntargets: {language_model: [q_proj, v_proj]}\nconnector_lr: 2e-5\n",
+        ),
+        Component(
+            kind=Kind.TUNER,
+            name="qlora",
+            spec=QLoraSpec,
+            implementation="lensmith_plugins.tuners.qlora:QLoraTuner",
+            summary="Train low-rank adapters over a language model in 4 bits, and the connector in full",
+            paper="QLoRA (Dettmers et al. 2023, arXiv 2305.14314)",
+            example="name: qlora\nrank: 64\ndouble_quantization: true\ncompute: bf16\n",
+        ),
+        Component(
+            kind=Kind.TUNER,
+            name="peft",
+            spec=PeftSpec,
+            implementation="lensmith_plugins.tuners.peft_method:PeftTuner",
+            summary="Train with any method of the peft library that works through input embeddings",
+            paper="IA3 (arXiv 2205.05638), prefix tuning (2101.00190), LLaMA-Adapter (2303.16199), OFT (2306.07280), …",
+            example="name: peft\nmethod: prefix_tuning\nconfig: {num_virtual_tokens: 16}\n",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Train whole parts."""
+"""Train whole parts, or ranges of their layers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,42 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lensmith import ParameterGroup, Tuner
-from lensmith_plugins.tuners.selection import bridge_group, part_group, train_only
+from lensmith import ParameterGroup, Parameters, ParameterShape, Tuner
+from lensmith_plugins.tuners.layers import LayerSettings, assign, depth, height_of
+from lensmith_plugins.tuners.selection import part_group, tables
+from lensmith_plugins.tuners.specs import BRIDGE, PARTS
 
-_PARTS = ("language_model", "vision_encoder")
+_LARGE = ("language_model", "vision_encoder")
 
 
 class FullTuner(Tuner):
-    """LLaVA's stage 2, and every other choice of whole parts."""
+    """LLaVA's stage 2, and every other choice of whole parts and layers."""
 
     def prepare(self, model: nn.Module) -> None:
-        """Freeze the parts that the spec leaves out."""
-        chosen = [part for part in _PARTS if getattr(self.spec, part)]
-        train_only(model, chosen + (["connector", "image_splitter"] if self.spec.connector else []))
+        """Freeze what the spec leaves out. An artifact holds a part in full where any of it trains."""
+        chosen = {p.name for p in self.spec.trainable(tables(model))}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        model.changed |= {part for part in _LARGE if self.spec.settings(part)}  # type: ignore[operator]
 
     def groups(self, model: nn.Module) -> list[ParameterGroup]:
-        """One group a part."""
-        groups = [bridge_group(model, self.spec.connector_lr)]
-        groups += [part_group(model, part, [part], getattr(self.spec, f"{part}_lr")) for part in _PARTS]
-        return [group for group in groups if group.names]
+        """One group a part, or one an entry or layer where its settings say so."""
+        found: list[ParameterGroup] = []
+        parts = tables(model)
+        for part in PARTS:
+            if part == "image_splitter" and self.spec.image_splitter is None:
+                continue  # in the connector's group
+            for entry, tensors in assign(part, self.spec.settings(part), parts[part]):
+                found += _groups(part, entry, tensors, depth(parts[part]))
+        if self.spec.image_splitter is None and self.spec.settings("image_splitter"):
+            found = _with_splitter(found, part_group(model, "connector", ["image_splitter"], None), self.spec)
+        return [group for group in found if group.names]
 
     def save(self, model: nn.Module, folder: Path, state: dict[str, Tensor]) -> list[str]:
-        """Each trained part as a folder of its own."""
+        """Each part of which something was trained, as a folder of its own."""
         written = []
-        for part in _PARTS:
-            if getattr(self.spec, part):
+        for part in _LARGE:
+            if self.spec.settings(part):
                 own = {n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")}
                 target = folder / part
                 target.mkdir()
@@ -40,3 +51,35 @@ class FullTuner(Tuner):
 
     def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
         """Nothing to load: whole parts are read where their spec points, which the artifact rewrites."""
+
+
+def _groups(part: str, entry: LayerSettings, tensors: Parameters, layers: int) -> list[ParameterGroup]:
+    name = part if entry.layers == "all" else f"{part} {entry.layers}"
+    if entry.layer_decay is None or entry.lr is None:
+        return [ParameterGroup(name, _qualified(part, tensors), entry.lr, entry.weight_decay)]
+    by_height: dict[int, list[ParameterShape]] = {}
+    for tensor in tensors:
+        by_height.setdefault(height_of(tensor, layers), []).append(tensor)
+    return [
+        ParameterGroup(
+            f"{part} {'embeddings' if height < 0 else 'head' if height == layers else height}",
+            _qualified(part, own),
+            entry.lr * entry.layer_decay ** max(0, layers - 1 - height),
+            entry.weight_decay,
+        )
+        for height, own in sorted(by_height.items())
+    ]
+
+
+def _qualified(part: str, tensors: Parameters | list[ParameterShape]) -> tuple[str, ...]:
+    return tuple(f"{part}.{tensor.name}" for tensor in tensors)
+
+
+def _with_splitter(found: list[ParameterGroup], splitter: ParameterGroup, spec: object) -> list[ParameterGroup]:
+    """The splitter's vectors in the connector's first group."""
+    for number, group in enumerate(found):
+        if group.names and group.names[0].split(".")[0] in BRIDGE:
+            joined = ParameterGroup(group.name, group.names + splitter.names, group.lr, group.weight_decay)
+            return [*found[:number], joined, *found[number + 1 :]]
+    settings: LayerSettings = spec.settings("image_splitter")[0]  # type: ignore[attr-defined]
+    return [ParameterGroup("connector", splitter.names, settings.lr, settings.weight_decay), *found]

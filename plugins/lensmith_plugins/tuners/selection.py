@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from torch import nn
 
-from lensmith import ParameterGroup
-
-BRIDGE = ("connector", "image_splitter")
+from lensmith import ParameterGroup, Parameters, parameter_shapes
+from lensmith_plugins.tuners.specs import BRIDGE, PARTS
 
 
 def train_only(model: nn.Module, parts: Iterable[str]) -> None:
@@ -28,3 +28,11 @@ def part_group(model: nn.Module, name: str, parts: Iterable[str], lr: float | No
 def bridge_group(model: nn.Module, lr: float | None) -> ParameterGroup:
     """Connector and splitter."""
     return part_group(model, "connector", BRIDGE, lr)
+
+
+def tables(model: nn.Module) -> dict[str, Parameters]:
+    """Every tensor of a model by part, the output head not marked as linear: what a plan knows, of the real modules."""
+    found = {part: parameter_shapes(getattr(model, part)) for part in PARTS}
+    head = model.language_model.shape.head  # type: ignore[union-attr]
+    language_model = tuple(replace(p, linear=p.linear and p.name != head) for p in found["language_model"])
+    return {**found, "language_model": language_model}
