@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lensmith.data.encode import Encoded
+from lensmith.data.order import modality_length
 from lensmith.data.rows import LongRow, Row, RowError, identity, parse_row
-from lensmith.data.sample import PicturePipeline, Sample, encode_row, expand, truncate
+from lensmith.data.sample import PicturePipeline, Sample, encode_row, expand, instructions, truncate
 from lensmith.data.sources import Mixture
 from lensmith.errors import DataError
 from lensmith.interfaces.text import Conversation, Tokenizer
@@ -30,6 +31,9 @@ class RowReader:
     tokenizer: Tokenizer
     max_length: int
     pictures: PicturePipeline | None = None
+
+    def __post_init__(self) -> None:
+        self.conversation = self.conversation.bind(self.tokenizer)
 
     def row(self, index: int) -> Row:
         """The parsed row.
@@ -69,7 +73,8 @@ class RowReader:
         source, _ = self.mixture.locate(index)
         try:
             encoded = encode_row(row, self.conversation, self.tokenizer)
-            pictures = [self.pictures.open(source.root, name) for name in row.images]
+            shown = zip(row.images, instructions(row.turns), strict=True)
+            pictures = [self.pictures.open(source.root, name, words) for name, words in shown]
             tokens = [picture.layout.tokens for picture in pictures]
             encoded = self.fit(encoded, tokens)
             return expand(row.id, encoded, pictures, self.tokenizer.pad_id)
@@ -96,6 +101,21 @@ class RowReader:
         """File and line of a running index."""
         source, number = self.mixture.locate(index)
         return source.rows.place(number)
+
+    def lengths(self) -> list[int]:
+        """The signed length of every row, for grouping (see `modality_length`).
+
+        Raises:
+            DataError: a row without words, with its file and line.
+        """
+        found = []
+        for index in range(len(self.mixture)):
+            source, number = self.mixture.locate(index)
+            try:
+                found.append(modality_length(source.rows[number]))
+            except DataError as error:
+                raise RowError(f"{source.rows.place(number)}: row {error}") from error
+        return found
 
     def audit(self, indices: Iterable[int]) -> dict[int, str]:
         """Check the text of rows, without their pictures: messages of those that cannot be used."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints, model_validator
 
 from lensmith.checkpoints import SpecPath
 from lensmith.interfaces.specs import (
@@ -81,30 +81,52 @@ class DataSpec(Section):
     """A row over `max_length` is cut at its end (never inside a picture), left out, or refused."""
     bad_rows: Literal["error", "skip"] = "error"
     """What happens to a row that cannot be used or has nothing to learn: stop, or leave it out and count it."""
+    order: Literal["shuffle", "llava", "llava_grouped", "llava_grouped_v1.1"] = "shuffle"
+    """Which rows share a step. `shuffle` draws rows of all sources evenly; `llava` is the order that the original
+    LLaVA's runs had for a seed; `llava_grouped` its `group_by_modality_length`, micro-batches of one modality and like
+    lengths; `llava_grouped_v1.1` the same as in October 2023. Default shuffle."""
     pictures: PicturePolicy = PicturePolicy()
     """How picture files are read."""
     workers: int = Field(0, ge=0)
     """Processes that prepare rows ahead of the training step; 0 prepares them in the training process."""
 
+    @model_validator(mode="after")
+    def _each_row_once(self) -> DataSpec:
+        if self.order != "shuffle" and any(source.weight != 1 for source in self.sources):
+            raise ValueError(f"order {self.order!r} takes each row once an epoch; set every weight to 1, or shuffle")
+        return self
+
+
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor"]
+
 
 class OptimizerSpec(Section):
-    """AdamW."""
+    """The optimiser."""
 
+    name: OptimizerName = "adamw"
+    """torch's `adamw`, `sgd` and `adafactor`; bitsandbytes' `adamw_8bit` (moments of one byte each), `paged_adamw` and
+    `paged_adamw_8bit` (moments in memory that a GPU may page out). Default adamw."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay; never applied to biases and norms."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the moments."""
+    """Decoupled weight decay (in the gradient for sgd); never applied to biases and norms. Default 0."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of AdamW's moments. Default 0.9, 0.999."""
     eps: float = Field(1e-8, gt=0)
-    """Added to the denominator."""
+    """Added to AdamW's denominator. Default 1e-8."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Of sgd. Default 0."""
 
 
 class ScheduleSpec(Section):
     """Learning rate over the steps of a stage."""
 
     decay: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls to zero after the warm-up."""
+    """How the rate falls after the warm-up. Default cosine."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps (rounded up) in which the rate rises linearly from zero."""
+    """Share of the steps (rounded up) in which the rate rises linearly from zero. Default 0.03."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps of the warm-up, instead of `warmup_ratio`. Default none."""
+    minimum_ratio: float = Field(0.0, ge=0, le=1)
+    """Share of the peak rate that the decay ends at. Default 0."""
 
 
 class BatchSpec(Section):
@@ -122,9 +144,15 @@ class DeepSpeedSpec(Section):
     """The engine."""
 
     zero: Literal[0, 1, 2, 3] = 0
-    """What is sharded over the ranks: 1 optimiser state, 2 also gradients, 3 also parameters."""
+    """What is sharded over the ranks: 1 optimiser state, 2 also gradients, 3 also parameters. Default 0."""
+    offload_optimizer: Literal["cpu", "nvme"] | None = None
+    """Where the optimiser's state and step are, off the GPU: `cpu` from ZeRO-1 on, `nvme` with ZeRO-3. Default none."""
+    offload_parameters: Literal["cpu", "nvme"] | None = None
+    """Where sharded parameters wait, off the GPU; with ZeRO-3. Default none."""
+    nvme_path: SpecPath | None = None
+    """Folder on the disk that `nvme` writes to. Default none."""
     config: SpecPath | None = None
-    """A DeepSpeed JSON whose entries are added (offload and the like); what the spec says wins."""
+    """A DeepSpeed JSON whose entries are added; what belongs to the spec may not differ there. Default none."""
 
 
 class CheckpointSpec(Section):
@@ -154,13 +182,19 @@ class StageSpec(Section):
     batch: BatchSpec = BatchSpec()
     """Rows a step."""
     optimizer: OptimizerSpec = OptimizerSpec()
-    """AdamW's settings."""
+    """The optimiser and its settings."""
     schedule: ScheduleSpec = ScheduleSpec()
     """Learning rate over time."""
+    loss: Literal["tokens", "micro_batches"] = "tokens"
+    """What is averaged: `tokens`, over all supervised tokens of a step, however they are shared; `micro_batches`, over
+    each micro-batch on its own first, as the original LLaVA. Default tokens."""
     gradient_clipping: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 leaves it as it is."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of weights and arithmetic; `auto` is bf16 on accelerators that have it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of weights and arithmetic; `auto` is bf16 on accelerators that have it, else fp32. `fp16` scales the loss
+    and leaves out steps whose gradient overflows. Default auto."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass. Default false."""
     deepspeed: DeepSpeedSpec = DeepSpeedSpec()
     """Sharding and offload."""
     checkpoints: CheckpointSpec = CheckpointSpec()
@@ -172,6 +206,15 @@ class StageSpec(Section):
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
+class LoggingSpec(Section):
+    """Where a run's metrics go, besides the display and `metrics/STAGE.jsonl`, which are always there."""
+
+    loggers: list[Literal["tensorboard", "wandb"]] = Field([])
+    """TensorBoard files (in `metrics/tensorboard`) and Weights & Biases. Default none."""
+    project: str = "lensmith"
+    """Project at Weights & Biases; a stage is a run of it. Default lensmith."""
+
+
 class RunSpec(Section):
     """One spec file."""
 
@@ -181,6 +224,8 @@ class RunSpec(Section):
     """Training stages by name, run in the order they are written; each starts from the one before."""
     start_from: SpecPath | None = None
     """An artifact whose trained weights the first stage (or the model, without stages) starts from."""
+    logging: LoggingSpec = LoggingSpec()
+    """Where metrics go."""
     output: SpecPath | None = None
     """Folder of the run; by default `runs/` and the name of the spec file, in the working folder."""
 

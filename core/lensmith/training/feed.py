@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import get_all_start_methods
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lensmith.data.batch import Batch, collate, pack
+from lensmith.data.order import rows_of_steps
 from lensmith.data.reader import RowReader
 from lensmith.data.rows import LongRow
 from lensmith.data.sample import Sample
@@ -72,13 +72,13 @@ class Feed(Dataset["list[Micro] | DataError"]):
 
     def __init__(self, reader: RowReader, stage: StageSpec, split: Split, steps: int) -> None:
         self.reader, self.stage, self.split, self.steps = reader, stage, split, steps
-        self.order = list(islice(reader.mixture.stream(stage.seed), steps * split.size))
+        self.order = rows_of_steps(stage, reader.mixture, steps, split.micro, reader.lengths)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> list[Micro] | DataError:
-        rows = self.order[step * self.split.size : (step + 1) * self.split.size]
+        rows = self.order[step]
         try:
             return [self._micro(self.split.rows(rows, k)) for k in range(self.split.accumulation)]
         except DataError as error:

@@ -1,0 +1,151 @@
+"""Which rows make up each optimiser step: our own shuffle, or the original LLaVA's orders.
+
+The original's samplers draw from torch's global generator. Here a private one in the same state stands for it, so
+that nothing else moves it: the order of a seed is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from lensmith.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lensmith.data.sources import Mixture
+    from lensmith.spec.run import StageSpec
+
+
+def rows_of_steps(
+    stage: StageSpec, mixture: Mixture, steps: int, micro: int, lengths: Callable[[], Sequence[int]]
+) -> list[list[int]]:
+    """The running indices of every optimiser step, micro-batch after micro-batch, rank after rank.
+
+    Args:
+        stage: says the order, the batch size and the seed.
+        mixture: the rows.
+        steps: of the stage.
+        micro: rows that a rank takes at once; grouping fills micro-batches of like length.
+        lengths: gives the signed length of every row (see `modality_length`); called only where rows are grouped.
+    """
+    size = stage.batch.size
+    if stage.data.order == "shuffle":
+        order = list(islice(mixture.stream(stage.seed), steps * size))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    grouped = None if stage.data.order == "llava" else list(lengths())
+    epochs = _original_epochs(len(mixture), grouped, stage, micro)
+    made: list[list[int]] = []
+    while len(made) < steps:
+        epoch = next(epochs)
+        # As the original's loader: the last step of an epoch may be a short one.
+        made += [epoch[start : start + size] for start in range(0, len(epoch), size)]
+    return made[:steps]
+
+
+def _original_epochs(rows: int, lengths: list[int] | None, stage: StageSpec, micro: int) -> Iterator[list[int]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(stage.seed)
+    while True:
+        _draw(generator)  # a data loader draws a seed for its workers before its sampler starts
+        if lengths is None:
+            yield _permutation(rows, torch.Generator().manual_seed(_draw(generator)))
+        else:
+            world = stage.batch.size // micro
+            paper_time = stage.data.order == "llava_grouped_v1.1"
+            yield group_by_modality(lengths, micro, world, generator, paper_time=paper_time)
+
+
+def _draw(generator: torch.Generator) -> int:
+    import torch
+
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
+def modality_length(row: Mapping[str, Any]) -> int:
+    """The original's signed length of a row: its words, split at white space, negative without a picture.
+
+    Args:
+        row: the decoded JSON object.
+
+    Raises:
+        DataError: a row without words, which has no sign.
+    """
+    words = sum(len(str(turn["value"]).split()) for turn in row["conversations"])
+    if not words:
+        raise DataError("has no words, so it cannot be grouped by its length; leave it out")
+    return words if row.get("image") else -words
+
+
+def group_by_modality(
+    lengths: Sequence[int], batch: int, world: int, generator: torch.Generator, *, paper_time: bool = False
+) -> list[int]:
+    """Rows in an order whose batches hold one modality and like lengths (LLaVA-1.5, arXiv 2310.03744, appendix A.2).
+
+    Args:
+        lengths: signed, see `modality_length`.
+        batch: rows that one rank takes at once.
+        world: how many such batches a step has (ranks x accumulation).
+        generator: moved by as many draws as the original makes.
+        paper_time: as in the code of October 2023: the rest is not sorted, and if it fills a step it goes first.
+    """
+    if any(length == 0 for length in lengths):
+        raise ValueError("a length of 0 has no modality")
+    if all(length > 0 for length in lengths) or all(length < 0 for length in lengths):
+        return group_by_length(lengths, batch, world, generator)
+    shown = [i for i, length in enumerate(lengths) if length > 0]
+    read = [i for i, length in enumerate(lengths) if length < 0]
+    step = world * batch
+    parts = [
+        _cut([rows[i] for i in group_by_length([abs(lengths[i]) for i in rows], batch, world, generator)], step)
+        for rows in (shown, read)
+    ]
+    rest = [row for steps in parts for row in steps[-1]]
+    whole = [steps for part in parts for steps in part[:-1]]
+    order = [row for i in _permutation(len(whole), generator) for row in whole[i]]
+    if not paper_time:
+        return order + sorted(rest)
+    if len(rest) >= step:
+        return rest[:step] + order + rest[step:]
+    return order + rest
+
+
+def group_by_length(lengths: Sequence[int], batch: int, world: int, generator: torch.Generator) -> list[int]:
+    """Rows in an order whose steps are random, longest rows first within a step, shared evenly among its batches."""
+    step = world * batch
+    drawn = _permutation(len(lengths), generator)
+    order: list[int] = []
+    for rows in _cut(drawn, step):
+        longest_first = sorted(rows, key=lambda row: lengths[row], reverse=True)
+        order += [row for chunk in even_chunks(longest_first, lengths, world) for row in chunk]
+    return order
+
+
+def even_chunks(rows: Sequence[int], lengths: Sequence[int], chunks: int) -> list[list[int]]:
+    """Share rows among chunks of one size so that the sums of their lengths are near each other."""
+    if len(rows) % chunks:
+        return [list(rows[i::chunks]) for i in range(chunks)]
+    size = len(rows) // chunks
+    made: list[list[int]] = [[] for _ in range(chunks)]
+    sums: list[float] = [0.0] * chunks
+    for row in rows:
+        smallest = sums.index(min(sums))
+        made[smallest].append(row)
+        sums[smallest] += lengths[row]
+        if len(made[smallest]) == size:
+            sums[smallest] = float("inf")
+    return made
+
+
+def _permutation(size: int, generator: torch.Generator) -> list[int]:
+    import torch
+
+    drawn: list[int] = torch.randperm(size, generator=generator).tolist()
+    return drawn
+
+
+def _cut(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
