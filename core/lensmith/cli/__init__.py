@@ -9,11 +9,15 @@ import sys
 def main() -> None:
     """Entry point: run the command; mistakes of a user end with one message and exit code 2."""
     from lensmith.cli.app import app
-    from lensmith.errors import LensmithError
+    from lensmith.errors import Interrupted, LensmithError
     from lensmith_registry import RegistryError
 
     try:
         app()
+    except Interrupted as stopped:
+        if str(stopped):
+            print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except (LensmithError, RegistryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lensmith.cli import catalog, data, specs, training, use
+from lensmith.cli import catalog, data, merge, plot, specs, training, use
 
 app = typer.Typer(
     name="lensmith",
@@ -20,9 +20,12 @@ app = typer.Typer(
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show)
 app.command("plugins")(catalog.plugins)
+app.command("docs")(catalog.docs)
 app.command("check")(specs.check)
 app.command("schema")(specs.schema)
 app.command("plan")(specs.plan)
 app.command("train")(training.train)
+app.command("plot")(plot.plot)
 app.command("generate")(use.generate)
+app.command("merge")(merge.merge)
 app.add_typer(data.app, name="data")

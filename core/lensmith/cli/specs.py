@@ -70,8 +70,12 @@ def plan(spec: SpecArgument, overrides: OverridesArgument = None, as_json: JsonO
         [(f"{p.width} x {p.height}", str(p.views), str(p.tokens)) for p in planned.pictures],
     )
     print()
-    parts = [(part, f"{size:,}") for part, size in planned.parameters.items()]
-    print_table(("PART", "PARAMETERS"), [*parts, ("total", f"{planned.total_parameters:,}")])
+    parts = [
+        (part, f"{size:,}", *(f"{stage.trainable_in(part):,}" for stage in planned.stages))
+        for part, size in planned.parameters.items()
+    ]
+    total = ("total", f"{planned.total_parameters:,}", *(f"{s.trainable_parameters:,}" for s in planned.stages))
+    print_table(("PART", "PARAMETERS", *(f"TRAINED IN {stage.name}" for stage in planned.stages)), [*parts, total])
     for stage in planned.stages:
         share = 100 * stage.trainable_parameters / max(1, planned.total_parameters)
         print(

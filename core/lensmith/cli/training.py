@@ -16,19 +16,32 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the run's folder holds.")] = False,
     stage: Annotated[str | None, typer.Option("--stage", help="Run this stage alone.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Steps of every stage that runs, instead of the spec's.")
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done and how much memory it takes; load no weights.")
+    ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes (GPUs) on this machine.")] = 1,
     hostfile: Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed hostfile, several machines.")] = None,
 ) -> None:
     """Train the stages of a spec with DeepSpeed; each writes an artifact that `lensmith generate` takes."""
-    from lensmith.spec.check import checked
-    from lensmith.training import launch, output_folder
+    from lensmith.training import launch, loaded_for, output_folder
 
-    loaded = checked(spec, overrides or ())
+    loaded = loaded_for(spec, overrides or (), stage, max_steps)
     folder = output_folder(loaded, spec, output)
+    if dry:
+        from lensmith.training.dry_run import dry_run, hosts_world
+
+        world = hosts_world(hostfile) if hostfile is not None else nproc
+        for line in dry_run(loaded, world=world, only=stage):
+            print(line)
+        return
     if (nproc > 1 or hostfile is not None) and not launch.is_worker():
         arguments = ["train", str(spec), *(overrides or ()), "--output", str(folder)]
         arguments += ["--resume"] if resume else []
         arguments += ["--stage", stage] if stage else []
+        arguments += ["--max-steps", str(max_steps)] if max_steps else []
         raise typer.Exit(launch.launch(arguments, nproc=nproc, hostfile=hostfile))
 
     from lensmith.training import distributed

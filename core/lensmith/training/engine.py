@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -19,14 +20,12 @@ from lensmith.training.feed import Split
 if TYPE_CHECKING:
     from lensmith.model import MultimodalModel
 
-_OWNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
-
 
 def precision_of(stage: StageSpec) -> torch.dtype:
     """The floating type of a stage; `auto` is bf16 where the hardware multiplies in it, else fp32."""
     if stage.precision == "auto":
         return torch.bfloat16 if _multiplies_bf16() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[stage.precision]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[stage.precision]
 
 
 def _multiplies_bf16() -> bool:
@@ -37,26 +36,27 @@ def _multiplies_bf16() -> bool:
 
 
 def deepspeed_config(stage: StageSpec, split: Split) -> dict[str, Any]:
-    """The engine's configuration: the user's JSON, then what the spec says.
+    """The engine's configuration: the user's JSON, then what the spec says (`lensmith check` refuses a contradiction).
 
     Raises:
-        TrainingError: the JSON cannot be read, or sets what belongs to the spec.
+        TrainingError: the JSON cannot be read.
     """
     config: dict[str, Any] = {}
     if stage.deepspeed.config is not None:
         try:
-            config = json.loads(stage.deepspeed.config.read_text(encoding="utf-8"))
+            config = _without_auto(json.loads(stage.deepspeed.config.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise TrainingError(f"deepspeed.config {stage.deepspeed.config}: {error}") from error
-        owned = [key for key in _OWNED if config.get(key, "auto") != "auto"]
-        if owned:
-            raise TrainingError(
-                f"deepspeed.config {stage.deepspeed.config} sets {', '.join(owned)}; these belong to the spec"
-                " (batch, optimizer, schedule)"
-            )
-        config = {key: value for key, value in config.items() if value != "auto" and key not in _OWNED}
-    zero = {k: v for k, v in config.get("zero_optimization", {}).items() if v != "auto"}
-    zero["stage"] = stage.deepspeed.zero
+    half = config.get("fp16", {}) if stage.precision == "fp16" else {}
+    zero = config.get("zero_optimization", {}) | {"stage": stage.deepspeed.zero}
+    for entry, device in (
+        ("offload_optimizer", stage.deepspeed.offload_optimizer),
+        ("offload_param", stage.deepspeed.offload_parameters),
+    ):
+        if device is not None:
+            place = {"device": device, "pin_memory": torch.cuda.is_available()}
+            disk = {"nvme_path": str(stage.deepspeed.nvme_path)} if device == "nvme" else {}
+            zero[entry] = zero.get(entry, {}) | place | disk
     config |= {
         "train_batch_size": split.size,
         "train_micro_batch_size_per_gpu": split.micro,
@@ -64,12 +64,20 @@ def deepspeed_config(stage: StageSpec, split: Split) -> dict[str, Any]:
         "gradient_clipping": stage.gradient_clipping,
         "zero_optimization": zero,
         "bf16": {"enabled": precision_of(stage) == torch.bfloat16},
+        "fp16": half | {"enabled": precision_of(stage) == torch.float16},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
     return config
+
+
+def _without_auto(config: Any) -> Any:
+    """Without the entries that other trainers fill in."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_auto(value) for key, value in config.items() if value != "auto"}
 
 
 def quiet() -> None:
@@ -140,9 +148,16 @@ class Engine:
         return rates
 
     def gradient_norm(self) -> float | None:
-        """Norm of the last step's gradient before clipping; None where the engine did not compute it."""
+        """Norm of the last step's gradient before clipping; None where it overflowed or the engine did not say."""
         norm = self.engine.get_global_grad_norm()
-        return self._norm if norm is None else float(norm)
+        norm = self._norm if norm is None else float(norm)
+        return norm if norm is not None and math.isfinite(norm) else None
+
+    def messages(self) -> list[str]:
+        """What a user should know of the last step: that fp16 overflowed, so that the optimiser did not move."""
+        if self.engine.was_step_applied():
+            return []
+        return ["a gradient overflowed fp16: the optimiser took no step, and DeepSpeed lowers its loss scale"]
 
     def gather(self, parts: Collection[str]) -> dict[str, Tensor]:
         """Copies on the CPU of rank 0 of what trains and of whole parts; empty on other ranks.

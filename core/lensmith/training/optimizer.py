@@ -1,8 +1,9 @@
-"""The tuner's parameter groups as an AdamW."""
+"""The tuner's parameter groups as an optimiser of torch or bitsandbytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +13,8 @@ from lensmith.interfaces.tuner import ParameterGroup
 from lensmith.spec.run import StageSpec
 
 
-def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], stage: StageSpec) -> torch.optim.AdamW:
-    """AdamW over the groups; biases and norms of each go without weight decay.
+def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], stage: StageSpec) -> torch.optim.Optimizer:
+    """The stage's optimiser over the groups; biases and norms of each go without weight decay.
 
     Each torch group carries `peak_lr`, from which the loop computes the step's rate, and `name`.
 
@@ -49,7 +50,28 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], stage: S
                         "name": group.name + suffix,
                     }
                 )
-    return torch.optim.AdamW(entries, betas=stage.optimizer.betas, eps=stage.optimizer.eps)
+    return _optimizer(entries, stage)
+
+
+def _optimizer(groups: list[dict[str, Any]], stage: StageSpec) -> torch.optim.Optimizer:
+    spec = stage.optimizer
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=stage.lr, momentum=spec.momentum)
+    if spec.name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=stage.lr)
+    if spec.name == "adamw":
+        # An offloaded step is the CPU's, where one pass over memory instead of ten is what counts.
+        fused = True if stage.deepspeed.offload_optimizer else None
+        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=fused)
+    import bitsandbytes as bnb
+
+    chosen = {
+        "adamw_8bit": bnb.optim.AdamW8bit,
+        "paged_adamw": bnb.optim.PagedAdamW,
+        "paged_adamw_8bit": bnb.optim.PagedAdamW8bit,
+    }
+    made: torch.optim.Optimizer = chosen[spec.name](groups, betas=spec.betas, eps=spec.eps)
+    return made
 
 
 def _undecayed(model: nn.Module) -> set[str]:

@@ -1,0 +1,46 @@
+"""What a stage asks of this machine, refused before anything is loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from lensmith.errors import TrainingError
+from lensmith.spec.run import StageSpec
+
+
+def require_hardware(name: str, stage: StageSpec) -> None:
+    """Refuse what this machine cannot do.
+
+    Args:
+        name: of the stage.
+        stage: the stage.
+
+    Raises:
+        TrainingError: a paged optimiser without CUDA, fp16 where the device has none, a disk without asynchronous
+            reads; each with what to set instead.
+    """
+    optimizer = stage.optimizer.name
+    if optimizer.startswith("paged_") and not torch.cuda.is_available():
+        raise TrainingError(
+            f"stages.{name}.optimizer.name: {optimizer} pages memory of a CUDA GPU, and there is none here;"
+            f" take {optimizer.removeprefix('paged_')}"
+        )
+    offloaded = (stage.deepspeed.offload_optimizer, stage.deepspeed.offload_parameters)
+    if stage.precision != "fp16" and "nvme" not in offloaded:
+        return
+    from lensmith.training.engine import quiet
+
+    quiet()
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if stage.precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise TrainingError(
+            f"stages.{name}.precision: DeepSpeed has no fp16 on this device ({get_accelerator().device_name()});"
+            " take bf16 or fp32"
+        )
+    if "nvme" in offloaded and not AsyncIOBuilder().is_compatible(verbose=False):
+        raise TrainingError(
+            f"stages.{name}.deepspeed: offload to nvme needs libaio's headers (package libaio-dev or libaio-devel),"
+            " which are not here; install them, or offload to cpu"
+        )

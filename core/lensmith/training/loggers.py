@@ -1,0 +1,153 @@
+"""Where the numbers of a step go: the display, the metrics file, and the loggers that the spec names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from lensmith.errors import TrainingError
+from lensmith.spec.run import LoggingSpec
+from lensmith.spec.stage_check import missing
+from lensmith.training import distributed
+from lensmith.training.progress import Display, Metrics
+
+
+class Logger(Protocol):
+    """Takes the numbers of a step."""
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """One step: `step`, `loss`, `lr` by group, `gradient_norm`, `targets`, `tokens`, `skipped`, `seconds`."""
+
+    def close(self) -> None:
+        """No more steps."""
+
+
+class StepLog:
+    """All of them together; nothing is shown or written on ranks other than 0."""
+
+    def __init__(self, display: Display, loggers: Iterable[Logger]) -> None:
+        self.display = display
+        self.loggers = list(loggers)
+
+    def __enter__(self) -> StepLog:
+        """Start drawing."""
+        self.display.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing, close files."""
+        self.display.__exit__(kind, error, trace)
+        for logger in self.loggers:
+            logger.close()
+
+    def step(self, entry: dict[str, Any], messages: Iterable[str] = ()) -> None:
+        """Show and write a finished step.
+
+        Args:
+            entry: see `Logger.write`.
+            messages: lines for the user.
+        """
+        rate = max(entry["lr"].values())
+        self.display.step(entry["step"], entry["loss"], rate, entry["tokens"], entry["seconds"])
+        for message in messages:
+            self.display.say(message)
+        stamped = entry | {"time": round(time.time(), 3)}
+        for logger in self.loggers:
+            logger.write(stamped)
+
+
+def open_log(
+    spec: LoggingSpec, run: Path, stage: str, start: int, steps: int, settings: Mapping[str, Any] | None = None
+) -> StepLog:
+    """The log of a stage.
+
+    Args:
+        spec: the loggers.
+        run: folder of the run; files go below `metrics`.
+        stage: name of the stage.
+        start: steps done; what was logged after them is replaced.
+        steps: of the stage.
+        settings: what a logger may show beside the numbers.
+
+    Raises:
+        TrainingError: a logger's package is not installed, with what to install.
+    """
+    main = distributed.rank() == 0
+    display = Display(stage, start, steps, enabled=main)
+    loggers: list[Logger] = []
+    if main:
+        folder = run / "metrics"
+        loggers.append(Metrics(folder / f"{stage}.jsonl", start))
+        if "tensorboard" in spec.loggers:
+            loggers.append(TensorBoard(folder / "tensorboard" / stage, start))
+        if "wandb" in spec.loggers:
+            loggers.append(WeightsAndBiases(folder, spec.project, run.name, stage, settings or {}))
+    return StepLog(display, loggers)
+
+
+def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """A step's numbers by the names that loggers show."""
+    numbers = {f"lr/{group}": rate for group, rate in entry["lr"].items()}
+    numbers |= {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / entry["seconds"]}
+    if entry["gradient_norm"] is not None:
+        numbers["gradient_norm"] = entry["gradient_norm"]
+    return numbers
+
+
+class TensorBoard:
+    """Event files; TensorBoard itself leaves out what a resumed run does again."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainingError(f"logging.loggers: {missing('tensorboard', 'tensorboard')}") from error
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """See `Logger.write`."""
+        for name, value in scalars(entry).items():
+            self._writer.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        """See `Logger.close`."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases for each stage, grouped by the run's folder; a resumed stage continues its run.
+
+    Steps that are done again are the same numbers, and Weights & Biases keeps the first. Its own environment variables
+    (`WANDB_MODE=offline` and the like) are obeyed.
+    """
+
+    def __init__(self, folder: Path, project: str, run: str, stage: str, settings: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise TrainingError(f"logging.loggers: {missing('wandb', 'wandb')}") from error
+        note = folder / f"{stage}.wandb"
+        known = note.read_text(encoding="utf-8").strip() if note.is_file() else None
+        self._run = wandb.init(
+            project=project,
+            group=run,
+            name=f"{run}/{stage}",
+            id=known,
+            resume="allow" if known else None,
+            dir=str(folder),
+            config=dict(settings),
+        )
+        note.write_text(f"{self._run.id}\n", encoding="utf-8")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """See `Logger.write`."""
+        self._run.log(scalars(entry), step=entry["step"])
+
+    def close(self) -> None:
+        """See `Logger.close`."""
+        self._run.finish()
