@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lensmith.interfaces.shapes import ConnectorShape, LanguageShape, Parameters, TileLayout, VisionShape
+from lensmith.interfaces.specs import IncompatibleParts
 from lensmith.parts import implementation
 from lensmith_registry import Kind
 
@@ -29,8 +32,28 @@ class Dimensions:
     language_model: LanguageShape
 
     def layout(self, height: int, width: int) -> TileLayout:
-        """Views and positions of one picture of that size in pixels."""
-        return self.spec.image_splitter.layout((height, width), self.encoder, self.connector)
+        """Views and positions of one picture of that size in pixels.
+
+        Raises:
+            IncompatibleParts: the splitter cannot work with encoder or connector; names all three.
+        """
+        with self._named():
+            return self.spec.image_splitter.layout((height, width), self.encoder, self.connector)
+
+    def largest(self) -> TileLayout:
+        """The layout of a picture that takes as many positions as any can. Raises as `layout`."""
+        with self._named():
+            return self.spec.image_splitter.largest(self.encoder, self.connector)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A splitter knows its neighbours by their shapes; the user knows them by name."""
+        try:
+            yield
+        except IncompatibleParts as error:
+            kinds = ("image_splitter", "vision_encoder", "connector")
+            names = [f"{kind} {getattr(getattr(self.spec, kind), 'name', '')!r}" for kind in kinds]
+            raise IncompatibleParts(f"{names[0]} with {names[1]} and {names[2]}: {error}") from error
 
     def parameters(self) -> dict[str, Parameters]:
         """Every tensor by part, unqualified."""

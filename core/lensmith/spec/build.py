@@ -96,10 +96,13 @@ def validate(documents: Sequence[Document], registry: Registry) -> RunSpec:
     """Validate merged data (`documents[0]`); the other documents only lend their lines to messages."""
     data = documents[0].data
     try:
-        return run_spec_class(registry).model_validate(data)
+        return run_spec_class(registry, _named_parts(data, registry)).model_validate(data)
     except ValidationError as error:
         problems = [_problem(detail, data, documents, registry) for detail in error.errors(include_url=False)]
         raise SpecError(problems) from None
+
+
+_KINDS = tuple(kind.value for kind in Kind)
 
 
 def part_class(component_kind: Kind, name: str, registry: Registry) -> type[PartSpec]:
@@ -111,22 +114,43 @@ def part_class(component_kind: Kind, name: str, registry: Registry) -> type[Part
     return _tagged(component_kind, name, registry.get(component_kind, name).spec, registry)
 
 
-def run_spec_class(registry: Registry) -> type[RunSpec]:
-    """`RunSpec` whose part fields are unions of the registered parts, told apart by `name`."""
-    cached = getattr(registry, "_run_spec_class", None)
-    if cached is not None:
-        return typing.cast(type[RunSpec], cached)
+def _named_parts(data: Any, registry: Registry) -> frozenset[str]:
+    """The names that a spec gives to its parts, known or not; those inside of parts left out."""
+    model = data.get("model") if isinstance(data, Mapping) else None
+    stages = data.get("stages") if isinstance(data, Mapping) else None
+    sections = [model, *(stages.values() if isinstance(stages, Mapping) else ())]
+    names: set[str] = set()
+    for value in (v for s in sections if isinstance(s, Mapping) for key, v in s.items() if key in _KINDS):
+        name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
+        if isinstance(name, PartSpec):  # made in Python, where only its class is known
+            names.update(c.name for c in registry.components() if c.spec is type(name))
+        elif isinstance(name, str):
+            names.add(name)
+    return frozenset(names)
+
+
+def run_spec_class(registry: Registry, named: frozenset[str] | None = None) -> type[RunSpec]:
+    """`RunSpec` whose part fields are unions of the registered parts, told apart by `name`.
+
+    Args:
+        registry: the parts.
+        named: build the choice of these parts alone, which saves much of the time that reading a spec takes; by
+            default of all.
+    """
+    known = registry.__dict__.setdefault("_run_spec_classes", {})
+    if named in known:
+        return typing.cast(type[RunSpec], known[named])
     model: type[ModelSpec] = create_model(
         "ModelSpec",
         __base__=ModelSpec,
         __module__=ModelSpec.__module__,
         __doc__=ModelSpec.__doc__,
-        vision_encoder=(_part(Kind.VISION_ENCODER, registry), _field(ModelSpec, "vision_encoder")),
-        image_splitter=(_part(Kind.IMAGE_SPLITTER, registry), _field(ModelSpec, "image_splitter")),
-        connector=(_part(Kind.CONNECTOR, registry), _field(ModelSpec, "connector")),
-        language_model=(_part(Kind.LANGUAGE_MODEL, registry), _field(ModelSpec, "language_model")),
+        vision_encoder=(_part(Kind.VISION_ENCODER, registry, named=named), _field(ModelSpec, "vision_encoder")),
+        image_splitter=(_part(Kind.IMAGE_SPLITTER, registry, named=named), _field(ModelSpec, "image_splitter")),
+        connector=(_part(Kind.CONNECTOR, registry, named=named), _field(ModelSpec, "connector")),
+        language_model=(_part(Kind.LANGUAGE_MODEL, registry, named=named), _field(ModelSpec, "language_model")),
         conversation=(
-            _part(Kind.CONVERSATION, registry) | None,
+            _part(Kind.CONVERSATION, registry, named=named) | None,
             _field(ModelSpec, "conversation", default=None),
         ),
     )
@@ -135,9 +159,9 @@ def run_spec_class(registry: Registry) -> type[RunSpec]:
         __base__=StageSpec,
         __module__=StageSpec.__module__,
         __doc__=StageSpec.__doc__,
-        tuner=(_part(Kind.TUNER, registry), _field(StageSpec, "tuner")),
+        tuner=(_part(Kind.TUNER, registry, named=named), _field(StageSpec, "tuner")),
         conversation=(
-            _part(Kind.CONVERSATION, registry) | None,
+            _part(Kind.CONVERSATION, registry, named=named) | None,
             _field(StageSpec, "conversation", default=None),
         ),
     )
@@ -149,7 +173,7 @@ def run_spec_class(registry: Registry) -> type[RunSpec]:
         model=(model, _field(RunSpec, "model")),
         stages=(dict[run.StageName, stage], _field(RunSpec, "stages", default={})),
     )
-    registry._run_spec_class = built  # type: ignore[attr-defined]
+    known[named] = built
     return built
 
 
@@ -193,11 +217,18 @@ def _live(annotation: Any, registry: Registry) -> Any:
     return Union[arguments] if origin is UnionType else origin[arguments]  # noqa: UP007 - built at run time
 
 
-def _part(kind: Kind, registry: Registry, *, nested: bool = False) -> Any:
+class _NoPart(PartSpec):
+    """Keeps the choice of a single part a choice; never chosen."""
+
+    name: Literal[""] = ""
+
+
+def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozenset[str] | None = None) -> Any:
     usable = [component for component in registry.components(kind) if issubclass(component.spec, BASES[kind])]
     if nested:  # one level: parts made of parts of parts would have no end
         usable = [c for c in usable if not any(_holds_parts(f.annotation) for f in c.spec.model_fields.values())]
-    classes = {component.name: _tagged(kind, component.name, component.spec, registry) for component in usable}
+    wanted = [c for c in usable if named is None or c.name in named]
+    classes = {component.name: _tagged(kind, component.name, component.spec, registry) for component in wanted}
 
     def select(value: Any) -> Any:
         if isinstance(value, tuple(classes.values())):
@@ -228,11 +259,12 @@ def _part(kind: Kind, registry: Registry, *, nested: bool = False) -> Any:
     choice = _Choice(kind, classes)
     if not classes:
         return Annotated[PartSpec, BeforeValidator(select), choice]
-    union: Any = Union[tuple(classes.values())]  # noqa: UP007 - built at run time
+    choices = (*classes.values(), *((_NoPart,) if len(classes) < len(usable) else ()))
+    union: Any = Union[choices]  # noqa: UP007 - built at run time
     names: Any = Literal[tuple(classes)]
     # Without the discriminator, a file that extends another one may leave the name to it.
     written = union | names
-    if len(classes) > 1:
+    if len(choices) > 1:
         union = Annotated[union, Field(discriminator="name")]
     before = BeforeValidator(select, json_schema_input_type=written)
     return Annotated[SerializeAsAny[union], before, choice]  # type: ignore[misc]

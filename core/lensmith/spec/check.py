@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lensmith.checkpoints import is_hub_id
 from lensmith.dims import Dimensions, join
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
@@ -16,6 +17,7 @@ from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, Visi
 from lensmith.parts import default_conversation, implementation
 from lensmith.spec.build import place, read_spec
 from lensmith.spec.run import RunSpec, StageSpec
+from lensmith.spec.stage_check import logging_problems, stage_problems
 from lensmith_registry import Kind, RegistryError
 
 # ruff: noqa: PTH112, PTH113 - pathlib's own tests raise where a name is too long
@@ -34,8 +36,17 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
     _try(problems, "model.conversation", lambda: _conversation(spec))
     if spec.start_from is not None and not os.path.isfile(spec.start_from / "manifest.json"):
         problems.append(Problem("start_from", f"{spec.start_from} is not an artifact (it has no manifest.json)"))
+    if spec.start_from is None:  # else the artifact holds the connector's weights
+        for field, source in spec.model.connector.sources().items():
+            there = os.path.exists(source) or is_hub_id(source)  # noqa: PTH110
+            if not there and not any(source in problem.message for problem in problems):
+                problems.append(Problem(f"model.connector.{field}", f"{source} does not exist"))
+    problems += logging_problems("logging", spec.logging)
     for name, stage in spec.stages.items():
         problems += _stage(f"stages.{name}", stage, dimensions)
+    if dimensions is not None and not spec.stages:  # else each stage says it of its rows
+        too_long = _too_long(dimensions, dimensions.language_model.context_length)
+        problems += [Problem("model.language_model", too_long)] if too_long else []
     return problems
 
 
@@ -64,6 +75,7 @@ def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimens
     try:
         dimensions = join(model, encoder=encoder, language=language)
         dimensions.layout(*dimensions.encoder.image_size)
+        dimensions.largest()
         return dimensions
     except IncompatibleParts as error:
         problems.append(Problem("model", str(error)))
@@ -107,27 +119,50 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
     config = stage.deepspeed.config
     if config is not None and not os.path.isfile(config):
         problems.append(Problem(f"{path}.deepspeed.config", f"{config} does not exist"))
+    problems += stage_problems(path, stage)
     micro = stage.batch.micro
     if micro is not None and (micro > stage.batch.size or stage.batch.size % micro):
         problems.append(
             Problem(f"{path}.batch.micro", f"{micro} must divide batch.size {stage.batch.size}; it is a rank's share")
         )
+    problems += [Problem(f"{path}.tuner", message) for message in stage.tuner.unmet(zero=stage.deepspeed.zero)]
     if dimensions is None:
         return problems
     tables = dimensions.parameters()
-    _try(problems, f"{path}.tuner", lambda: stage.tuner.trainable(tables))
+    _try(problems, f"{path}.tuner", lambda: stage.tuner.check(tables))
     context = dimensions.language_model.context_length
     limit = min(stage.data.max_length or context, context)
-    tokens = dimensions.layout(*dimensions.encoder.image_size).tokens
-    if tokens >= limit:
-        problems.append(
-            Problem(
-                f"{path}.data.max_length",
-                f"one picture takes {tokens} positions and a row may take {limit}; raise it, or choose an encoder or"
-                " connector with fewer tokens",
-            )
-        )
+    left_out = "skip" in (stage.data.long_rows, stage.data.bad_rows)
+    if too_long := _too_long(dimensions, limit, left_out=left_out):
+        problems.append(Problem(f"{path}.data.max_length", too_long))
     return problems
+
+
+def _too_long(dimensions: Dimensions, limit: int, *, left_out: bool = False) -> str:
+    """What is wrong where a picture takes more positions than a row may, else nothing.
+
+    Args:
+        dimensions: of the model.
+        limit: positions that a row may take.
+        left_out: rows that do not fit are left out, so that only the usual picture must fit.
+    """
+    usual, largest = dimensions.layout(*dimensions.encoder.image_size), dimensions.largest()
+    layout = usual if left_out else largest
+    if layout.tokens < limit:
+        return ""
+    picture, cures = "one picture", "raise it, or choose an encoder or connector with fewer tokens"
+    if usual.tokens != largest.tokens:
+        height, width = layout.image_size
+        picture = f"a picture of {width} x {height} pixels (width x height)"
+        cures += " or a splitter with fewer tiles"
+        cures += "" if left_out else ", or leave out the rows that do not fit (data.long_rows: skip)"
+    parts = (dimensions.spec.image_splitter, dimensions.spec.language_model)
+    splitter, language_model = (getattr(part, "name", "") for part in parts)
+    context = dimensions.language_model.context_length
+    return (
+        f"{picture} takes {layout.tokens} positions and a row may take {limit}; {cures} (image_splitter {splitter!r}"
+        f" lays pictures out, language_model {language_model!r} has a context length of {context})"
+    )
 
 
 def _try(problems: list[Problem], path: str, action: Callable[[], object]) -> None:

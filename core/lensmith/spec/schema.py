@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import to_jsonable_python
 
 from lensmith.spec.build import run_spec_class
 from lensmith_registry import BrokenPluginError, Registry
@@ -13,6 +16,16 @@ _EXTENDS = {
     "type": "string",
     "description": "A spec file (relative to this one) or a shipped recipe that this spec starts from.",
 }
+
+
+class _Quick(GenerateJsonSchema):
+    """pydantic's generator without the validator that it builds to write each plain default."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """A default as JSON."""
+        if dft is None or isinstance(dft, (str, int, float)):
+            return dft
+        return dft.model_dump(mode="json") if isinstance(dft, BaseModel) else to_jsonable_python(dft)
 
 
 def json_schema(registry: Registry) -> dict[str, Any]:
@@ -25,7 +38,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
         BrokenPluginError: a part has a field that no file could hold; names the package.
     """
     try:
-        document = run_spec_class(registry).model_json_schema()
+        document = run_spec_class(registry).model_json_schema(schema_generator=_Quick)
     except PydanticInvalidForJsonSchema as error:
         raise BrokenPluginError(_culprits(registry) or str(error)) from error
     for section in (document, *document.get("$defs", {}).values()):
