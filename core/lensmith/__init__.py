@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lensmith.checkpoints import Checkpoint, SpecPath, hub_file, is_hub_id, read_config
 from lensmith.errors import ArtifactError, DataError, LensmithError, Problem, SpecError, TrainingError
 from lensmith.interfaces import (
+    ChatText,
     ConnectorShape,
     ConnectorSpec,
     Conversation,
@@ -31,7 +32,7 @@ from lensmith.interfaces import (
     VisionEncoderSpec,
     VisionShape,
 )
-from lensmith.interfaces.shapes import Size, linear, norm
+from lensmith.interfaces.shapes import Box, Size, linear, norm
 from lensmith.interfaces.specs import qualify
 from lensmith_registry import Component, Kind, PartSpec, Registry, discover, hookimpl
 
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
     )
     from lensmith.interfaces.vision_encoder import parameter_shapes
     from lensmith.loading import load
+    from lensmith.merging import merge
     from lensmith.model import MultimodalModel
+    from lensmith.parts import implementation
     from lensmith.planning import plan
     from lensmith.spec import RunSpec, load_spec
     from lensmith.training import train
@@ -68,8 +71,10 @@ _LAZY = {
     "Tuner": "lensmith.interfaces",
     "VisionEncoder": "lensmith.interfaces",
     "assemble": "lensmith.assembly",
+    "implementation": "lensmith.parts",
     "load": "lensmith.loading",
     "load_spec": "lensmith.spec",
+    "merge": "lensmith.merging",
     "parameter_shapes": "lensmith.interfaces.vision_encoder",
     "plan": "lensmith.planning",
     "train": "lensmith.training",
@@ -77,6 +82,8 @@ _LAZY = {
 
 __all__ = [
     "ArtifactError",
+    "Box",
+    "ChatText",
     "Checkpoint",
     "Component",
     "Connector",
@@ -123,10 +130,12 @@ __all__ = [
     "discover",
     "hookimpl",
     "hub_file",
+    "implementation",
     "is_hub_id",
     "linear",
     "load",
     "load_spec",
+    "merge",
     "norm",
     "parameter_shapes",
     "plan",

@@ -2,6 +2,7 @@
 
 manifest.json             resolved spec, plugins and versions, hashes, data, step
 connector.safetensors     the connector
+connector/                what it reads besides its weights (a tokenizer), where there is any
 image_splitter.safetensors   where the splitter has weights
 adapter/                  in PEFT's format, where a tuner made one
 language_model/, vision_encoder/   only where they were trained
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError
-from lensmith.files import atomic_folder, inventory, sha256, write_json
-from lensmith.parts import component_of, default_conversation
+from lensmith.files import atomic_folder, inventory, known_sha256, sha256, sketch, write_json
+from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith_registry import Kind, PartSpec
 
 if TYPE_CHECKING:
@@ -119,6 +120,12 @@ def write_artifact(
         if tensors:
             save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
     written = list(tuner.save(model, folder, dict(state))) if tuner else []
+    (folder / "connector").mkdir()
+    model.connector.save(folder / "connector")
+    if any((folder / "connector").iterdir()):
+        written.append("connector")
+    else:
+        (folder / "connector").rmdir()
     for part in sorted(model.changed - set(written)):
         (folder / part).mkdir()
         getattr(model, part).save(folder / part, _plain_state(model, part, state, tuner))
@@ -176,16 +183,12 @@ def _manifest(
     kinds = {kind.value: getattr(spec, kind.value) for kind in Kind if hasattr(spec, kind.value)}
     if tuner_spec is not None:
         kinds["tuner"] = tuner_spec
-    components = {kind: component_of(Kind(kind), part) for kind, part in kinds.items()}
     return {
         "format": FORMAT,
         "lensmith": version("lensmith"),
         "model": spec.model_dump(mode="json"),
         "tuner": tuner_spec.model_dump(mode="json") if tuner_spec is not None else None,
-        "plugins": {
-            kind: {"name": c.name, "distribution": c.distribution, "version": c.version}
-            for kind, c in components.items()
-        },
+        "plugins": {kind: _provider(Kind(kind), part) for kind, part in kinds.items()},
         "weights": sorted(written),
         "sources": _sources(model, written),
         "stage": provenance.stage,
@@ -195,6 +198,14 @@ def _manifest(
         **provenance.extra,
         "files": inventory(folder),
     }
+
+
+def _provider(kind: Kind, part: PartSpec) -> dict[str, Any]:
+    """Who provides a part and, below `parts`, the parts that it is made of."""
+    component = component_of(kind, part)
+    found = {"name": component.name, "distribution": component.distribution, "version": component.version}
+    inside = {path: {"kind": below.value, **_provider(below, spec)} for path, below, spec in nested_parts(part)}
+    return {**found, "parts": inside} if inside else found
 
 
 def _sources(model: MultimodalModel, written: list[str]) -> dict[str, Any]:
@@ -211,18 +222,29 @@ def _sources(model: MultimodalModel, written: list[str]) -> dict[str, Any]:
                 files = [path] if path.is_file() else []
             found[f"{part}.{name}"] = {
                 "source": source,
-                "files": {p.name: {"size": p.stat().st_size, "sha256": _source_hash(p)} for p in files},
+                "files": {
+                    p.name: {"size": p.stat().st_size, "sha256": known_sha256(p), "sketch": sketch(p)} for p in files
+                },
             }
     return found
 
 
-_hashes: dict[tuple[str, int, int], str] = {}
+def changed_sources(manifest: Manifest, moved: Mapping[str, str] | None = None) -> list[tuple[str, Path]]:
+    """Weight and config files outside an artifact that it was trained on and that are others now, by source.
 
+    Files that are gone are not told here: loading the part does. Of a folder without weights (a tokenizer's) the
+    artifact has what it needs.
 
-def _source_hash(path: Path) -> str:
-    """Hashes of base weights, computed once a process: every checkpoint of a run names the same ones."""
-    stat = path.stat()
-    key = (str(path), stat.st_size, stat.st_mtime_ns)
-    if key not in _hashes:
-        _hashes[key] = sha256(path)
-    return _hashes[key]
+    Args:
+        manifest: the artifact's.
+        moved: where a source is now, by its name in the manifest, e.g. `language_model.checkpoint`.
+    """
+    changed = []
+    for name, entry in manifest.data["sources"].items():
+        place = Path((moved or {}).get(name, entry["source"]))
+        weights = {file for file in entry["files"] if not file.endswith(".json")}
+        for file in sorted(weights | ({"config.json"} & entry["files"].keys())) if weights else ():
+            path = place / file if place.is_dir() else place
+            if path.is_file() and sketch(path) != entry["files"][file].get("sketch"):
+                changed.append((name, path))
+    return changed

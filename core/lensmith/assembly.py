@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def assemble(
     conversation: Conversation | None = None,
     policy: PicturePolicy | None = None,
     seed: int = 0,
+    pretrained_connector: bool = True,
 ) -> MultimodalModel:
     """Build the model that a spec describes, with the weights its parts name.
 
@@ -42,6 +44,7 @@ def assemble(
         conversation: template for `generate`; by default the spec's.
         policy: how picture files are read.
         seed: of fresh weights (connector, splitter vectors).
+        pretrained_connector: load the weights that the connector's spec names; False where an artifact's follow.
 
     Raises:
         SpecError: mistakes in the spec.
@@ -53,7 +56,7 @@ def assemble(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _assemble(model, loading, plain, conversation, policy or PicturePolicy())
+            return _assemble(model, loading, plain, conversation, policy or PicturePolicy(), pretrained_connector)
         except (OSError, ValueError) as error:
             if isinstance(error, LensmithError):
                 raise
@@ -66,6 +69,7 @@ def _assemble(
     plain: Loading,
     conversation: Conversation | None,
     policy: PicturePolicy,
+    pretrained_connector: bool,
 ) -> MultimodalModel:
     encoder_class = parts.implementation(Kind.VISION_ENCODER, model.vision_encoder)
     splitter_class = parts.implementation(Kind.IMAGE_SPLITTER, model.image_splitter)
@@ -81,8 +85,13 @@ def _assemble(
     vocabulary = dimensions.language_model.vocabulary
     sample = torch.arange(0, vocabulary, max(1, vocabulary // 4096))
     with torch.no_grad():
-        connector.calibrate(language_model.embed(sample).float())
-    splitter = splitter_class.build(model.image_splitter, width)
+        # A tuner may have put the language model elsewhere (4-bit weights are made on the GPU).
+        sample = sample.to(next(language_model.parameters()).device)
+        connector.calibrate(language_model.embed(sample).float().cpu())
+    if pretrained_connector:
+        for note in connector.load_pretrained(model.connector):
+            warnings.warn(note, stacklevel=4)
+    splitter = splitter_class.build(model.image_splitter, width).to(plain.dtype)
     pictures = PicturePipeline(
         policy=policy,
         splitter=splitter_class,

@@ -47,3 +47,16 @@ class ArtifactError(LensmithError):
 
 class TrainingError(LensmithError):
     """Training cannot start, go on or be resumed."""
+
+
+class Interrupted(LensmithError):
+    """A signal stopped a run where `--resume` takes it up; the command exits with 128 and the signal's number.
+
+    Args:
+        message: for the user; empty where another rank says it.
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        self.signal = signal
+        super().__init__(message)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.artifacts import Manifest
+from lensmith.artifacts import Manifest, changed_sources
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError, LensmithError, SpecError
-from lensmith.files import verify
+from lensmith.files import names, verify
 from lensmith.spec.build import installed, part_class
 from lensmith.spec.compose import apply_override
 from lensmith.spec.run import ModelSpec
+from lensmith.tensors import misfits, shapes_of
 from lensmith_registry import Kind
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from lensmith.interfaces.tuner import Tuner
     from lensmith.model import MultimodalModel
+
+_PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 
 
 def load(
@@ -38,7 +41,7 @@ def load(
         dtype: floating type of the weights; by default fp32 on the CPU, bf16 on a GPU, where the model goes.
         merge: fold adapters into the weights, for speed.
         overrides: `language_model.checkpoint=…` and the like, where a base has moved.
-        check: verify the hashes of the artifact's files.
+        check: verify the hashes of the artifact's files, and that bases outside it are those it was trained on.
 
     Raises:
         ArtifactError: not an artifact, changed or missing files, missing plugins, weights that do not fit.
@@ -88,6 +91,7 @@ def restore(
     *,
     dtype: torch.dtype,
     tuner: Tuner | None = None,
+    following: Tuner | None = None,
     merge: bool = False,
     trainable: bool = False,
     overrides: Sequence[str] = (),
@@ -99,6 +103,8 @@ def restore(
         manifest: the artifact's.
         dtype: floating type of the weights.
         tuner: takes the place of the one that the manifest names and that it equals, to train on.
+        following: the tuner of the stage that comes next, where it is another one. It decides how weights are held
+            where the artifact has neither adapters nor large parts of its own, so that they are read once and right.
         merge: fold adapters into the weights.
         trainable: keep adapters ready for training.
         overrides, check: see `load`.
@@ -111,55 +117,105 @@ def restore(
     from lensmith.assembly import assemble
     from lensmith.parts import implementation
 
+    _refuse_pickles(manifest.folder)
     if check and (problems := verify(manifest.folder, manifest.data["files"])):
         raise ArtifactError(f"{manifest.folder} is damaged: {'; '.join(problems)}")
     spec = model_spec(manifest, overrides)
+    if check:
+        _check_sources(manifest, overrides)
     if tuner is None and manifest.data["tuner"] is not None:
         described = dict(manifest.data["tuner"])
         tuner_spec = part_class(Kind.TUNER, described["name"], installed()).model_validate(described)
         tuner = implementation(Kind.TUNER, tuner_spec)(tuner_spec)
+    reader = tuner
+    if following is not None and not set(manifest.data["weights"]) - set(SMALL_PARTS):
+        reader = following
     try:
-        model = assemble(spec, dtype=dtype, tuner=tuner)
+        model = assemble(spec, dtype=dtype, tuner=reader, pretrained_connector=False)
     except LensmithError as error:
         hint = _moved(manifest)
         raise ArtifactError(f"{manifest.folder}: {error}{hint}") from error
+    problems = []
     for part in SMALL_PARTS:
         file = manifest.folder / f"{part}.safetensors"
-        if file.is_file():
-            _fill(getattr(model, part), load_file(file), f"{file}")
-        elif getattr(model, part).state_dict():
-            raise ArtifactError(f"{file} is missing")
+        problems += _fill(part, getattr(model, part), load_file(file) if file.is_file() else {})
     # The folder may be moved or deleted; what is made of this model must not need it.
     model.changed.update(part for part in LARGE_PARTS if part in manifest.data["weights"])
+    if tuner is not None:
+        try:
+            tuner.load(model, manifest.folder, trainable=trainable)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ArtifactError("\n  ".join([f"{manifest.folder} does not fit its model:", *problems]))
     if tuner is None:
         return model, None
-    try:
-        tuner.load(model, manifest.folder, trainable=trainable)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{manifest.folder}: {error}") from error
     if merge:
-        before = {name for name, _ in model.named_parameters()}
-        tuner.merge(model)
-        # Where adapters were folded in, the base alone no longer says what the weights are.
-        model.changed |= {name.split(".")[0] for name in before - {name for name, _ in model.named_parameters()}}
+        fold(model, tuner)
         tuner = None
     model.tuner = tuner
     return model, tuner
 
 
-def _fill(module: Any, tensors: dict[str, Any], origin: str) -> None:
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misshapen = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
-    if missing or unknown or misshapen:
-        raise ArtifactError(f"{origin}: missing {missing}, unknown {unknown}, of another shape {misshapen}")
-    module.load_state_dict(tensors)
+def fold(model: MultimodalModel, tuner: Tuner) -> None:
+    """Put a tuner's adapters into the weights that they adapt, and note which parts an artifact must now hold.
+
+    Raises:
+        LensmithError: the adapters are no change of weights.
+    """
+    before = {name for name, _ in model.named_parameters()}
+    tuner.merge(model)
+    # Where adapters were folded in, the base alone no longer says what the weights are.
+    model.changed |= {name.split(".")[0] for name in before - {name for name, _ in model.named_parameters()}}
+
+
+def _fill(part: str, module: Any, tensors: dict[str, Any]) -> list[str]:
+    """Put tensors into a part; says what is missing, unexpected or of another shape, and then puts nothing."""
+    problems = misfits(shapes_of(module.state_dict()), shapes_of(tensors))
+    if not problems:
+        module.load_state_dict(tensors)
+    return [f"{part}: {problem}" for problem in problems]
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse an artifact with files of formats that run code when they are read. A checkpoint's `resume/` is not read.
+
+    Raises:
+        ArtifactError: naming them.
+    """
+    pickles = sorted(
+        name for name in names(folder) if Path(name).suffix in _PICKLES and Path(name).parts[0] != "resume"
+    )
+    if pickles:
+        raise ArtifactError(
+            f"{folder} is not read: {', '.join(pickles)} may be pickles, which run code when they are read; an artifact"
+            " holds weights as safetensors, so delete them, or ask for an artifact without them"
+        )
+
+
+def _check_sources(manifest: Manifest, overrides: Sequence[str]) -> None:
+    """Compare the weights outside an artifact with those that it was trained on.
+
+    Raises:
+        ArtifactError: naming the files that are others.
+    """
+    given = dict(override.split("=", 1) for override in overrides)
+    if changed := changed_sources(manifest, given):
+        files = ", ".join(str(file) for _, file in changed)
+        places = " ".join(dict.fromkeys(f"{name}=PATH" for name, _ in changed))
+        raise ArtifactError(
+            f"{manifest.folder} was trained on other weights: {files} changed since; restore what was there, or say"
+            f" where it is with {places} (in Python, check=False takes the weights as they are)"
+        )
 
 
 def _require_plugins(manifest: Manifest) -> None:
     registry = installed()
     absent = []
-    for kind, part in manifest.data["plugins"].items():
+    needed = list(manifest.data["plugins"].items())
+    for _, whole in tuple(needed):
+        needed += [(part["kind"], part) for part in whole.get("parts", {}).values()]
+    for kind, part in needed:
         if part["name"] not in registry.names(kind):
             absent.append(
                 f"{kind} {part['name']!r} is not installed; it came from {part['distribution']} {part['version']}:"

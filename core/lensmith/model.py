@@ -54,7 +54,7 @@ class MultimodalModel(nn.Module):
         self.image_splitter = image_splitter
         self.connector = connector
         self.language_model = language_model
-        self.conversation = conversation
+        self.conversation = conversation.bind(language_model.tokenizer)
         self.pictures = pictures
         self.changed: set[str] = set()
         """Parts whose weights are no longer those that a user's spec names; an artifact holds them in full."""
@@ -84,7 +84,7 @@ class MultimodalModel(nn.Module):
         embeds = self.language_model.embed(batch.ids)
         if batch.pixels is None:
             return embeds + self._nothing(embeds) if dummy_picture else embeds
-        features = self.connect(self.encode(batch.pixels), batch.layouts)
+        features = self.connect(self.encode(batch.pixels), batch.layouts, batch.instructions)
         if len(features) != len(batch.image_positions):
             raise LensmithError(
                 f"{len(batch.layouts)} pictures gave {len(features)} features for {len(batch.image_positions)}"
@@ -100,35 +100,48 @@ class MultimodalModel(nn.Module):
             features: Tensor = self.vision_encoder(pixels.to(self._dtype(self.vision_encoder)))
         return features
 
-    def connect(self, features: Tensor, layouts: Sequence[TileLayout]) -> Tensor:
+    def connect(self, features: Tensor, layouts: Sequence[TileLayout], instructions: Sequence[str]) -> Tensor:
         """All pictures' tokens (P, D): views (V, N, W) connected together, then merged picture by picture.
+
+        Args:
+            features: of all views, picture by picture.
+            layouts: one a picture.
+            instructions: one a picture, for a connector that reads them.
 
         Raises:
             LensmithError: a picture has another number of tokens than its layout says.
         """
-        connected = self.connector(features.to(self._dtype(self.connector)))
-        views = torch.split(connected, [layout.views for layout in layouts])
-        pictures = [self.image_splitter.merge(v, t) for v, t in zip(views, layouts, strict=True)]
-        for number, (tokens, layout) in enumerate(zip(pictures, layouts, strict=True)):
-            if len(tokens) != layout.tokens:
-                raise LensmithError(
-                    f"picture {number} of the batch was laid out for {layout.tokens} positions and has {len(tokens)}"
-                    f" features: layout() and merge() of {type(self.image_splitter).__name__} disagree"
-                )
-        return torch.cat(pictures)
+        features = features.to(self._dtype(self.connector))
+        if self.connector.shape.reads_instruction:
+            shown = zip(layouts, instructions, strict=True)
+            connected = self.connector(features, [text for layout, text in shown for _ in range(layout.views)])
+        else:
+            connected = self.connector(features)
+        tokens: Tensor = self.image_splitter(connected, layouts)
+        return tokens
 
     def _nothing(self, embeds: Tensor) -> Tensor:
         """Zero that depends on encoder, connector and splitter: the graph of a picture without its effect."""
-        height, width = self.vision_encoder.shape.image_size
-        layout = self.pictures.layout(height, width)
-        pixels = torch.zeros(layout.views, 3, height, width, device=embeds.device)
+        shape = self.vision_encoder.shape
+        layout = self.pictures.layout(*shape.image_size)
+        pixels = torch.zeros(layout.views, shape.channels, *shape.image_size, device=embeds.device)
         # An empty slice keeps the graph and cannot carry a NaN, which a product with zero could; nor may a blank
         # picture's features, whose product with the zero gradient is the connector's.
         features = torch.nan_to_num(self.encode(pixels), 0.0, 0.0, 0.0)
-        return self.connect(features, (layout,))[:0].sum().to(embeds.dtype)
+        return self.connect(features, (layout,), ("",))[:0].sum().to(embeds.dtype)
 
     def _dtype(self, part: nn.Module) -> torch.dtype:
         return next((p.dtype for p in part.parameters() if p.is_floating_point()), torch.float32)
+
+    def checkpoint_activations(self) -> list[str]:
+        """Save memory for time while training (see `LanguageModel.checkpoint_activations`); the parts that can.
+
+        A frozen vision encoder runs without autograd and keeps nothing anyway.
+        """
+        parts: dict[str, LanguageModel | VisionEncoder] = {"language_model": self.language_model}
+        if any(p.requires_grad for p in self.vision_encoder.parameters()):
+            parts["vision_encoder"] = self.vision_encoder
+        return [name for name, part in parts.items() if part.checkpoint_activations()]
 
     @property
     def device(self) -> torch.device:

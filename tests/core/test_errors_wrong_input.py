@@ -76,7 +76,7 @@ SPEC_MISTAKES = [
     ("model.connector=lora", ["no connector is called 'lora'", "('lora' is the name of a tuner.)"]),
     ("model.connector.depth=deep", ["model.connector.depth: should be a valid integer", "it is 'deep'"]),
     ("stages.align.lr=fast", ["stages.align.lr: should be a valid number", "it is 'fast'"]),
-    ("stages.align.precision=fp8", ["stages.align.precision: should be 'auto', 'fp32' or 'bf16'"]),
+    ("stages.align.precision=fp8", ["stages.align.precision: should be 'auto', 'fp32', 'bf16' or 'fp16'"]),
     (
         "model.connector.depht=3",
         ["model.connector.depht: there is no such field", "Did you mean 'depth'?", "input_norm"],

@@ -16,6 +16,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     stage: str | None = None,
+    max_steps: int | None = None,
 ) -> list[Path]:
     """Train the stages of a spec in this process (or, under a launcher, as one of its ranks).
 
@@ -25,6 +26,7 @@ def train(
         output: folder of the run; by default the spec's, else `runs/` and the spec's name.
         resume: go on with what the folder holds.
         stage: run only this one; those before it must be there.
+        max_steps: instead of what the spec says, for every stage that runs.
 
     Returns:
         The stages' artifacts, in order.
@@ -32,12 +34,27 @@ def train(
     Raises:
         SpecError, DataError, ArtifactError, TrainingError: see their docs.
     """
-    from lensmith.spec.check import checked
     from lensmith.training.stages import Options, run_stages
 
-    loaded = checked(spec, overrides)
+    loaded = loaded_for(spec, overrides, stage, max_steps)
     folder = output_folder(loaded, spec, output)
     return run_stages(loaded, Options(folder, resume=resume, only=stage))
+
+
+def loaded_for(source: Any, overrides: Sequence[str], stage: str | None, max_steps: int | None) -> RunSpec:
+    """The checked spec of a run (see `train`).
+
+    Raises:
+        SpecError: every problem.
+    """
+    from lensmith.spec.check import checked
+
+    spec = checked(source, overrides)
+    if max_steps is None:
+        return spec
+    # Not the stages before `stage`: they are done, and what they were trained with is compared with the spec.
+    names = [name for name in spec.stages if stage in (None, name)]
+    return checked(spec, [f"stages.{name}.max_steps={max_steps}" for name in names])
 
 
 def output_folder(spec: RunSpec, source: Any, output: str | Path | None) -> Path:

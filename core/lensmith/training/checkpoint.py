@@ -5,26 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensmith.artifacts import MANIFEST, Manifest, whole_parts
+from lensmith import files
+from lensmith.artifacts import MANIFEST, Manifest, changed_sources, whole_parts
 from lensmith.errors import ArtifactError, TrainingError
-from lensmith.files import inventory, sync, verify, write_json
 from lensmith.training import distributed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lensmith.training.engine import Engine
 
 _NAME = re.compile(r"step-(\d{8})\Z")
 _TAG = "engine"
 _RESUME = "resume"
 _INVENTORY = "resume.json"
+_good: dict[Path, tuple[Any, ...]] = {}
+"""Checkpoints that this process wrote or read through, by what their files looked like then."""
 
 
 def folder_of(run: Path, stage: str, step: int) -> Path:
@@ -44,20 +46,32 @@ def save(
         engine: the running engine.
         target: `folder_of` the step.
         write: fills a folder with the artifact, on rank 0, given the gathered weights.
-        keep: how many of the newest stay.
+        keep: how many of the newest that are whole stay.
+
+    Raises:
+        TrainingError: a full disk or another failure; the checkpoints before are as they were.
     """
-    temporary = target.with_name(f".writing-{target.name}")
+    temporary = files.temporary_name(target)
     state = engine.gather(whole_parts(engine.model))
-    if distributed.rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / _RESUME).mkdir(parents=True)
-    distributed.barrier()
-    failure = ""
-    try:
-        # DeepSpeed would point `latest` at a folder before it is complete; the rename below is our pointer.
-        engine.engine.save_checkpoint(
-            str(temporary / _RESUME), tag=_TAG, save_latest=False, exclude_frozen_parameters=True
-        )
+    need = needed(engine, state)
+
+    def begin() -> None:
+        if distributed.rank() == 0:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.sweep(target.parent)
+            files.require_space(target, need)
+            (files.begin(target) / _RESUME / _TAG).mkdir(parents=True)
+
+    def fill() -> None:
+        from lensmith.training.state_files import state_files
+
+        with state_files(engine.engine) as written:
+            # DeepSpeed would point `latest` at a folder before it is complete; the rename below is our pointer.
+            engine.engine.save_checkpoint(
+                str(temporary / _RESUME), tag=_TAG, save_latest=False, exclude_frozen_parameters=True
+            )
+        if written.failure is not None:
+            raise written.failure
         save_file(_random_state(), temporary / _RESUME / f"random-{distributed.rank()}.safetensors")
         if distributed.rank() == 0:
             artifact = temporary / "artifact"
@@ -66,29 +80,122 @@ def save(
             for item in artifact.iterdir():
                 item.rename(temporary / item.name)
             artifact.rmdir()
-    except Exception as error:
-        failure = f"rank {distributed.rank()}: {type(error).__name__}: {error}"
-    failures = distributed.all_agree(failure)
-    if failures:
+
+    def publish() -> None:
         if distributed.rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            manifest = files.sha256(temporary / MANIFEST)
+            listed = files.inventory(temporary / _RESUME)
+            entries = {"world": distributed.world(), "manifest": manifest, "files": listed}
+            files.write_json(temporary / _INVENTORY, entries)
+            files.publish(temporary, target)
+            _good[target] = _appearance(target)
+            _retire(target.parent, keep)
+
+    for action in (begin, fill, publish):
+        _together(action, target, need)
+
+
+def _together(action: Callable[[], None], target: Path, need: int) -> None:
+    """Do something on every rank; where it fails on one, it has failed on all."""
+    failure = ""
+    try:
+        action()
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, ArtifactError):
+            told = str(error)
+        elif target.parent.is_dir() and files.disk_is_full(error, target.parent):
+            told = files.full_disk_message(target, need)
+        failure = f"rank {distributed.rank()}: {told}"
+    if failures := distributed.all_agree(failure):
+        if distributed.rank() == 0:
+            shutil.rmtree(files.temporary_name(target), ignore_errors=True)
         raise TrainingError(
             f"the checkpoint {target} could not be written ({'; '.join(failures)}); the ones before it are untouched"
         )
+
+
+def needed(engine: Engine, state: dict[str, torch.Tensor]) -> int:
+    """Bytes that a checkpoint takes at least, over all ranks: gathered weights, and what the optimiser holds.
+
+    Args:
+        engine: the running engine.
+        state: what it gathered, on rank 0.
+    """
+    inner = getattr(engine.engine.optimizer, "optimizer", engine.engine.optimizer)
+    held = [value for values in inner.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
+    own = sum(tensor.nbytes for tensor in [*held, *state.values()])
+    (everything,) = distributed.reduce([own], torch.distributed.ReduceOp.SUM, engine.device)
+    return int(everything)
+
+
+def _retire(folder: Path, keep: int) -> None:
+    """Delete checkpoints beyond the newest `keep` that are whole; damaged ones among these do not count."""
+    good = 0
+    for path in reversed(_existing(folder)):
+        if good >= keep:
+            files.remove(path)
+        elif not damage(path):
+            good += 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint of a stage that is whole.
+
+    Args:
+        folder: where it is.
+        damaged: newer ones that are not, and what is wrong with them.
+    """
+
+    folder: Path
+    damaged: list[str]
+
+
+def find(run: Path, stage: str) -> Found | None:
+    """The newest whole checkpoint of a stage, on all ranks the same; None where there is none at all.
+
+    Raises:
+        TrainingError: there are some, and all are damaged.
+    """
+    damaged: list[str] = []
+    chosen: str | None = None
     if distributed.rank() == 0:
-        write_json(temporary / _INVENTORY, {"world": distributed.world(), "files": inventory(temporary / _RESUME)})
-        sync(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in _existing(target.parent)[:-keep]:
-            shutil.rmtree(old)
-    distributed.barrier()
+        for folder in reversed(_existing(run / "checkpoints" / stage)):
+            if not (problems := damage(folder)):
+                chosen = str(folder)
+                break
+            damaged.append(f"{folder} is damaged: {'; '.join(problems)}")
+    chosen, damaged = distributed.from_first((chosen, damaged))
+    if chosen is None and damaged:
+        raise TrainingError(
+            "\n  ".join([f"no checkpoint of stage {stage!r} is whole, so there is nothing to resume from:", *damaged])
+            + f"\n  delete {run / 'checkpoints' / stage} and go on with --resume: the stage then starts anew"
+        )
+    return Found(Path(chosen), damaged) if chosen is not None else None
 
 
-def newest(run: Path, stage: str) -> Path | None:
-    """The newest complete checkpoint of a stage."""
-    found = _existing(run / "checkpoints" / stage)
-    return found[-1] if found else None
+def damage(folder: Path) -> list[str]:
+    """What of a checkpoint is missing or was changed; files that were read through before are not read again."""
+    if _good.get(folder) == (appearance := _appearance(folder)):
+        return []
+    try:
+        listed = _inventory(folder)
+        manifest = Manifest.read(folder)
+    except (TrainingError, ArtifactError) as error:
+        return [str(error).removeprefix(f"{folder} is damaged: ")]
+    problems = [f"{_RESUME}/{problem}" for problem in files.verify(folder / _RESUME, listed["files"])]
+    for extra in files.names(folder / _RESUME) - listed["files"].keys():
+        problems.append(f"{_RESUME}/{extra} does not belong to it")
+    problems += files.verify(folder, {MANIFEST: listed["manifest"]} | manifest.data["files"])
+    if not problems:
+        _good[folder] = appearance
+    return problems
+
+
+def begun(run: Path, stage: str) -> bool:
+    """Whether a stage has checkpoints, whole or not."""
+    return bool(_existing(run / "checkpoints" / stage))
 
 
 def step_of(folder: Path) -> int:
@@ -97,15 +204,17 @@ def step_of(folder: Path) -> int:
 
 
 def restore(engine: Engine, folder: Path) -> None:
-    """Put engine and random state back.
+    """Put engine and random state back. What the files hold has been verified by `find`.
 
     Raises:
-        TrainingError: damaged files.
+        TrainingError: files that DeepSpeed cannot read, or must not, since they hold more than its own state.
     """
-    problems = verify(folder / _RESUME, _inventory(folder)["files"]) if distributed.rank() == 0 else []
-    if problems := distributed.all_agree("; ".join(problems)):
-        raise TrainingError(f"{folder} is damaged: {'; '.join(problems)}; delete it to resume from the one before")
-    path, _ = engine.engine.load_checkpoint(str(folder / _RESUME), tag=_TAG, load_module_strict=False)
+    from lensmith.training.state_files import refuse_foreign, state_files
+
+    if foreign := distributed.all_agree(refuse_foreign(folder / _RESUME) if distributed.rank() == 0 else ""):
+        raise TrainingError(foreign[0])
+    with state_files(engine.engine):
+        path, _ = engine.engine.load_checkpoint(str(folder / _RESUME), tag=_TAG, load_module_strict=False)
     if path is None:
         raise TrainingError(f"{folder} holds no state that DeepSpeed can read")
     random = load_file(folder / _RESUME / f"random-{distributed.rank()}.safetensors")
@@ -120,6 +229,11 @@ def _existing(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if _NAME.match(p.name) and (p / MANIFEST).is_file())
 
 
+def _appearance(folder: Path) -> tuple[Any, ...]:
+    stats = ((name, (folder / name).stat()) for name in sorted(files.names(folder)))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
 def _random_state() -> dict[str, Any]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -128,7 +242,7 @@ def _random_state() -> dict[str, Any]:
 
 
 def check_world(folder: Path) -> None:
-    """Refuse to go on with another number of ranks.
+    """Refuse to go on with another number of ranks, whose sharded state and dropout would be others.
 
     Raises:
         TrainingError: naming both numbers.
@@ -136,13 +250,14 @@ def check_world(folder: Path) -> None:
     written = _inventory(folder)["world"]
     if written != distributed.world():
         raise TrainingError(
-            f"{folder} was written by {written} ranks, this run has {distributed.world()};"
-            f" resume with --nproc {written}"
+            f"{folder} was written by {written} rank{'s' * (written != 1)}, this run has {distributed.world()};"
+            f" resume with --nproc {written} (or as many GPUs in the hostfile), or start a new run from its weights"
+            f" alone with start_from: {folder}"
         )
 
 
 def check_data(folder: Path, sources: list[dict[str, Any]]) -> None:
-    """Refuse to go on with other rows than the checkpoint's, which would be others in another order.
+    """Refuse to go on with other rows or bases than the checkpoint's.
 
     Args:
         folder: the checkpoint.
@@ -151,11 +266,14 @@ def check_data(folder: Path, sources: list[dict[str, Any]]) -> None:
     Raises:
         TrainingError: naming the files that changed.
     """
-    stored = Manifest.read(folder).data["data"]
-    changed = [entry["path"] for entry, now in zip(stored, sources, strict=False) if entry != now]
-    if changed := distributed.all_agree(", ".join(changed)):
+    changed = []
+    if distributed.rank() == 0:
+        manifest = Manifest.read(folder)
+        changed = [entry["path"] for entry, now in zip(manifest.data["data"], sources, strict=True) if entry != now]
+        changed += [str(file) for _, file in changed_sources(manifest)]
+    if told := distributed.all_agree(", ".join(changed)):
         raise TrainingError(
-            f"{changed[0]} changed since {folder} was written; restore it, or start anew with another output"
+            f"{told[0]} changed since {folder} was written; restore it, or start anew with another output"
         )
 
 
@@ -163,11 +281,14 @@ def _inventory(folder: Path) -> dict[str, Any]:
     path = folder / _INVENTORY
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return {"world": int(stored["world"]), "files": dict(stored["files"])}
+        return {
+            "world": int(stored["world"]),
+            "manifest": {"size": (folder / MANIFEST).stat().st_size, "sha256": str(stored["manifest"])},
+            "files": dict(stored["files"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{folder} is damaged: {path.name} cannot be read ({type(error).__name__}: {error}); delete the folder to"
-            " resume from the one before"
+            f"{folder} is damaged: {path.name} cannot be read ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -175,18 +296,22 @@ def check_same(folder: Path, expected: dict[str, Any]) -> None:
     """Refuse to go on with another spec than the checkpoint's.
 
     Raises:
-        ArtifactError: naming the fields that differ.
+        ArtifactError: naming the fields that differ, with both values.
     """
     stored = Manifest.read(folder).data["stage"]
-    changed = sorted(_differences(stored, expected))
+    changed = dict(sorted(_differences(stored, expected).items()))
     if changed:
+        values = "; ".join(f"{name} was {then!r}, is {now!r}" for name, (then, now) in list(changed.items())[:8])
         raise ArtifactError(
-            f"{folder} was trained with another spec: {', '.join(changed[:8])} differ; restore them, or start anew"
-            " with another output"
+            f"{folder} was trained with another spec: {', '.join(list(changed)[:8])} differ ({values}); restore what it"
+            " was, or start anew with another output"
         )
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for key in a.keys() | b.keys() for d in _differences(a.get(key), b.get(key), f"{path}.{key}")]
-    return [] if a == b else [path.lstrip(".")]
+def _differences(then: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in then.keys() | now.keys():
+            found |= _differences(then.get(key), now.get(key), f"{path}.{key}")
+        return found
+    return {} if then == now else {path.lstrip("."): (then, now)}

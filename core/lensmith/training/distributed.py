@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=30)
+Value = TypeVar("Value")
 
 
 def start() -> None:
@@ -49,6 +51,15 @@ def barrier() -> None:
     """Wait for all ranks."""
     if world() > 1:
         dist.barrier()
+
+
+def from_first(value: Value) -> Value:
+    """What rank 0 has, on every rank."""
+    if world() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
 
 
 def all_agree(failure: str) -> list[str]:

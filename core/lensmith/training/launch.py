@@ -11,11 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from lensmith.errors import TrainingError
 
 WORKER = "LENSMITH_WORKER"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a run to stop: a scheduler, Ctrl-C, a terminal that closes."""
+_MODULE = "lensmith.cli"
 
 
 def is_worker() -> bool:
@@ -31,8 +35,11 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
         nproc: processes on this machine.
         hostfile: DeepSpeed's hostfile for several machines.
 
+    A signal to stop goes to the ranks alone, which finish their step, save and end; DeepSpeed's launcher would give
+    them 30 seconds. A second one ends everything at once. On several machines DeepSpeed passes the signal on.
+
     Returns:
-        The exit code.
+        The exit code: of the ranks, or 128 and the number of the signal that stopped them.
 
     Raises:
         TrainingError: the hostfile is missing.
@@ -45,7 +52,7 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
     else:
         command += ["--hostfile", os.devnull, "--num_gpus", str(nproc)]
     command += ["--master_port", str(_free_port()), "--log_level", "warning"]
-    command += ["--no_local_rank", "--module", "lensmith.cli", *arguments]
+    command += ["--no_local_rank", "--module", _MODULE, *arguments]
     import torch
 
     follow = "" if hostfile is not None else str(os.getpid())
@@ -53,15 +60,23 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
     environment.setdefault("DEEPSPEED_LOG_LEVEL", "error")  # else it warns that this machine has no hostfile
     if not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    # A group of its own: a signal to us is passed to every worker, none lives on as an orphan.
+    # A group of its own: Ctrl-C reaches it through us alone, and at the end none lives on as an orphan.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
+    stopped = 0
 
     def forward(number: int, _: object) -> None:
-        os.killpg(process.pid, number)
+        nonlocal stopped
+        again, stopped = bool(stopped), stopped or number
+        if again and number == signal.SIGINT:
+            _end_group(process.pid)
+        elif not again:
+            _ask_to_stop(process.pid, number, everyone=hostfile is not None)
 
-    previous = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
+    heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
+    previous = {n: signal.signal(n, forward) for n in heard}
     try:
-        return process.wait()
+        code = process.wait()
+        return 128 + stopped if stopped and code else code
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -80,14 +95,38 @@ def end_with_launcher() -> None:
 
 
 def _follow(launcher: int) -> None:
-    while True:
-        try:
-            os.kill(launcher, 0)
-        except ProcessLookupError:
-            os.kill(os.getpid(), signal.SIGKILL)
-        except PermissionError:
-            pass  # it lives
-        time.sleep(0.5)
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        followed = psutil.Process(launcher)
+        # A killed process whose parent has not asked about it yet is still listed, as a zombie.
+        while followed.is_running() and followed.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ask_to_stop(group: int, number: int, *, everyone: bool) -> None:
+    """Send a signal to the ranks below a launcher, or to all of its processes where none runs here yet."""
+    ranks = [] if everyone else _ranks(group)
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, number)
+    if not ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def _ranks(launcher: int) -> list[int]:
+    """Process ids of the ranks that a launcher started; not those of their own workers."""
+    import psutil
+
+    parents: dict[int, int] = {}
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(launcher).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                if ("-m", _MODULE) in pairwise(process.cmdline()):
+                    parents[process.pid] = process.ppid()
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def _end_group(group: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lensmith import artifacts, files, parts
-from lensmith.artifacts import Manifest, Provenance
+from lensmith.artifacts import MANIFEST, Manifest, Provenance
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join
-from lensmith.errors import ArtifactError, DataError, TrainingError
+from lensmith.errors import ArtifactError, DataError, Interrupted, TrainingError
 from lensmith.loading import restore
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
+from lensmith.training.hardware import require_hardware
+from lensmith.training.loggers import open_log
 from lensmith.training.optimizer import build_optimizer
-from lensmith.training.progress import Display, Metrics
+from lensmith.training.progress import Display
+from lensmith.training.stopping import StopRequest
 from lensmith_registry import Kind
 
 if TYPE_CHECKING:
@@ -64,7 +70,10 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
         if artifact.exists() and (options.resume or (options.only is not None and name != options.only)):
             checkpoint.check_same(artifact, _identity(spec, name, stage))
         elif options.only is None or name == options.only:
-            _Stage(spec, name, stage, previous, options).run(artifact)
+            stopped = _Stage(spec, name, stage, previous, options).run(artifact)
+            last = name in (options.only, list(spec.stages)[-1])
+            if stopped and not last:
+                raise _interrupted(stopped, f"after stage {name!r}, whose artifact is {artifact}")
         else:
             raise TrainingError(f"{artifact} is not there; run stage {name!r} before {options.only!r}")
         made.append(artifact)
@@ -77,7 +86,7 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
 def _check_folder(spec: RunSpec, options: Options) -> None:
     concerned = [n for n in spec.stages if options.only in (None, n)]
     done = [n for n in concerned if (options.output / n).exists()]
-    begun = [n for n in concerned if checkpoint.newest(options.output, n)]
+    begun = [n for n in concerned if checkpoint.begun(options.output, n)]
     if options.resume and not (done or begun):
         raise TrainingError(
             f"there is nothing to resume in {options.output}: no finished stage and no checkpoint"
@@ -88,6 +97,12 @@ def _check_folder(spec: RunSpec, options: Options) -> None:
             f"{options.output} already holds {', '.join(sorted({*done, *begun}))}; go on with --resume, choose another"
             " --output, or delete it"
         )
+
+
+def _interrupted(number: int, where: str) -> Interrupted:
+    name = signal.Signals(number).name
+    message = f"stopped by {name} {where}; go on with --resume" if distributed.rank() == 0 else ""
+    return Interrupted(message, number)
 
 
 def _identity(spec: RunSpec, name: str, stage: StageSpec) -> dict[str, Any]:
@@ -103,7 +118,7 @@ def _different_parts(theirs: dict[str, Any], ours: ModelSpec) -> list[str]:
     for kind in (*SMALL_PARTS, *LARGE_PARTS):
         part, stored = getattr(ours, kind), dict(theirs[kind])
         wanted = part.model_dump(mode="json")
-        if kind in LARGE_PARTS:
+        if hasattr(part, "sources"):
             same_part = stored.get("name") == wanted.get("name")
             places = {*part.sources(), *(type(part).model_validate(stored).sources() if same_part else ())}
             stored, wanted = ({k: v for k, v in d.items() if k not in places} for d in (stored, wanted))
@@ -118,12 +133,17 @@ class _Stage:
         self.spec, self.name, self.stage, self.previous, self.options = spec, name, stage, previous, options
         self.main = distributed.rank() == 0
         self.split = Split.of(stage, distributed.rank(), distributed.world())
+        # Its manifest has the hashes of all that the stage starts from.
+        self.beginning = files.sha256(previous / MANIFEST) if previous and (previous / MANIFEST).is_file() else None
 
-    def run(self, artifact: Path) -> None:
-        found = checkpoint.newest(self.options.output, self.name) if self.options.resume else None
-        if found is not None:
-            checkpoint.check_same(found, _identity(self.spec, self.name, self.stage))
-            checkpoint.check_world(found)
+    def run(self, artifact: Path) -> int:
+        """Train and publish; returns the signal that came too late to stop this stage, 0 where none did.
+
+        Raises:
+            Interrupted: a signal stopped the stage, after a checkpoint.
+        """
+        require_hardware(self.name, self.stage)
+        found = self.found()
         reader = self.reader()  # rows are checked before weights are loaded
         if found is not None:
             checkpoint.check_data(found, self.sources)
@@ -147,35 +167,73 @@ class _Stage:
                 data=self.sources,
                 step=step,
                 steps=steps,
-                extra={"order_seed": self.stage.seed, "precision": str(precision_of(self.stage)).split(".")[-1]},
+                extra={
+                    "order_seed": self.stage.seed,
+                    "precision": str(precision_of(self.stage)).split(".")[-1],
+                    "starts_from": self.beginning,
+                },
             )
             artifacts.write_artifact(folder, model, state, tuner, self.stage.tuner, provenance)
 
-        def after_step(step: int) -> None:
-            every = self.stage.checkpoints.every
-            if every and step % every == 0 and step < steps:
-                target = checkpoint.folder_of(self.options.output, self.name, step)
-                checkpoint.save(
-                    engine, target, lambda folder, state: write(folder, state, step), self.stage.checkpoints.keep
-                )
+        stop = StopRequest(engine.device, quick=not launch.is_worker())
 
-        metrics = Metrics(self.options.output / "metrics" / f"{self.name}.jsonl", start) if self.main else None
-        with Display(self.name, start, steps, enabled=self.main) as display:
-            feed = Feed(reader, self.stage, self.split, steps)
-            loop.run(engine, feed, self.stage, start, display, metrics, after_step)
-        if metrics:
-            metrics.close()
-        state = engine.gather(artifacts.whole_parts(model))
+        def after_step(step: int) -> None:
+            every, keep = self.stage.checkpoints.every, self.stage.checkpoints.keep
+            stopped = stop.agreed()
+            if step == steps or not (stopped or (every and step % every == 0)):
+                return
+            target = checkpoint.folder_of(self.options.output, self.name, step)
+            checkpoint.save(engine, target, lambda folder, state: write(folder, state, step), keep)
+            if stopped:
+                raise _interrupted(stopped, f"after step {step} of {steps}; the checkpoint is {target}")
+
+        settings = _identity(self.spec, self.name, self.stage)
+        with stop:
+            with open_log(self.spec.logging, self.options.output, self.name, start, steps, settings) as log:
+                feed = Feed(reader, self.stage, self.split, steps)
+                loop.run(engine, feed, self.stage, start, log, after_step)
+            self.publish(engine, artifact, lambda folder, state: write(folder, state, steps))
+            engine.engine.destroy()
+            return stop.agreed()
+
+    def found(self) -> Path | None:
+        """The checkpoint to go on from, of the same run; None to start from the beginning.
+
+        Raises:
+            TrainingError: all there are are damaged; one of another number of ranks.
+            ArtifactError: one of another spec.
+        """
+        found = checkpoint.find(self.options.output, self.name) if self.options.resume else None
+        if found is None:
+            return None
+        if self.main:
+            for message in found.damaged:
+                print(f"{message}; going on from {found.folder.name} instead", file=sys.stderr)
+        checkpoint.check_same(found.folder, _identity(self.spec, self.name, self.stage))
+        checkpoint.check_world(found.folder)
+        if Manifest.read(found.folder).data.get("starts_from") != self.beginning:
+            raise TrainingError(
+                f"{self.previous} is not the artifact any more that {found.folder} started from; restore that, or start"
+                " anew with another output"
+            )
+        return found.folder
+
+    def publish(self, engine: Engine, artifact: Path, write: Callable[[Path, dict[str, torch.Tensor]], None]) -> None:
+        """Write the artifact of the finished stage.
+
+        Raises:
+            TrainingError: it could not be written, on all ranks.
+        """
+        state = engine.gather(artifacts.whole_parts(engine.model))
         failure = ""
         if self.main:
             try:
-                with files.atomic_folder(artifact) as folder:
-                    write(folder, state, steps)
+                with files.atomic_folder(artifact, need=sum(t.nbytes for t in state.values())) as folder:
+                    write(folder, state)
             except Exception as error:
-                failure = f"{type(error).__name__}: {error}"
+                failure = str(error) if isinstance(error, ArtifactError) else f"{type(error).__name__}: {error}"
         if failures := distributed.all_agree(failure):
             raise TrainingError(f"{artifact} could not be written: {'; '.join(failures)}")
-        engine.engine.destroy()
 
     def reader(self) -> RowReader:
         """Open the data and check the text of every row.
@@ -217,6 +275,12 @@ class _Stage:
         context = model.language_model.shape.context_length
         reader.max_length = min(self.stage.data.max_length or context, context)
         tuner.prepare(model)
+        self.recomputed = model.checkpoint_activations() if self.stage.activation_checkpointing else []
+        if self.stage.activation_checkpointing and not self.recomputed:
+            raise TrainingError(
+                f"stages.{self.name}.activation_checkpointing: no part of this model can compute activations again;"
+                " set it to false"
+            )
         self.check_plan(model)
         return model
 
@@ -229,9 +293,10 @@ class _Stage:
                 f"{self.previous} is of another model than this spec's: {', '.join(different)} differ; make them equal"
             )
         same = manifest.data["tuner"] == self.stage.tuner.model_dump(mode="json")
-        model, _ = restore(manifest, dtype=dtype, tuner=tuner if same else None, merge=not same, trainable=same)
+        own, following = (tuner, None) if same else (None, tuner)
+        model, _ = restore(manifest, dtype=dtype, tuner=own, following=following, merge=not same, trainable=same)
         model.spec = model.spec.model_copy(update={"conversation": self.spec.model.conversation})
-        model.conversation = parts.conversation(self.spec.model)
+        model.conversation = parts.conversation(self.spec.model).bind(model.language_model.tokenizer)
         return model
 
     def check_plan(self, model: MultimodalModel) -> None:
@@ -270,3 +335,5 @@ class _Stage:
             f" {precision_of(self.stage)}, ZeRO-{self.stage.deepspeed.zero}, {self.split.world} process(es)"
         )
         display.say(f"  trains {sum(s for _, s in trained):,} of {everything:,} parameters: {shares}")
+        if self.recomputed:
+            display.say(f"  computes activations again in the backward pass: {', '.join(self.recomputed)}")

@@ -159,8 +159,8 @@ def test_a_mistake_of_an_override_is_placed_there_and_not_in_the_file(told: Told
         "override 'stages.tune.data.sources.1={weight: -1}': stages.tune.data.sources.1.weight:"
         " should be greater than 0; it is -1",
         "override 'stages.new={lr: 1e-3}': stages.new.tuner: is required. Fields here: tuner, data,"
-        " conversation, lr, epochs, max_steps, batch, optimizer, schedule, gradient_clipping, precision, deepspeed,"
-        " checkpoints, seed.",
+        " conversation, lr, epochs, max_steps, batch, optimizer, schedule, loss, gradient_clipping,"
+        " precision, activation_checkpointing, deepspeed, checkpoints, seed.",
     ]
 
 

@@ -58,6 +58,7 @@ def test_a_dump_is_plain_and_whole(base: Path) -> None:
         "activation": "gelu",
         "input_norm": False,
         "output_scale": "none",
+        "checkpoint": None,
     }
     assert data["stages"]["align"]["data"]["sources"] == [
         {"path": str(base.parent / "rows.jsonl"), "images": None, "weight": 1.0, "fraction": 1.0, "seed": 0}

@@ -50,19 +50,20 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
     assert found == {
         "model.vision_encoder": (
             line(3),
-            "no vision_encoder is called 'clipp'. Did you mean 'clip'? Installed: clip, timm.",
+            "no vision_encoder is called 'clipp'. Did you mean 'clip'?"
+            " Installed: clip, dinov2, fused, open_clip, siglip, timm.",
         ),
         "model.image_splitter.color.2": (line(4), "should be less than or equal to 255; it is 256"),
         "model.connector.depht": (
             line(7),
             "there is no such field. Did you mean 'depth'?"
-            " Fields here: name, depth, activation, input_norm, output_scale.",
+            " Fields here: name, depth, activation, input_norm, output_scale, checkpoint.",
         ),
         "model.connector.activation": (line(8), "should be 'gelu', 'gelu_tanh', 'relu' or 'silu'; it is 'rulu'"),
         "model.language_model": (line(9), "say which language_model by its name: one of hf_causal, llama, vicuna"),
         "stages.align.tuner": (
             line(12),
-            "no tuner is called 'frosen'. Did you mean 'frozen'? Installed: frozen, full, lora.",
+            "no tuner is called 'frosen'. Did you mean 'frozen'? Installed: frozen, full, lora, peft, qlora.",
         ),
         "stages.align.lr": (line(14), "should be a valid number, unable to parse string as a number; it is 'fast'"),
         "stages.Tune.tuner.rank": (line(16), "should be greater than or equal to 1; it is 0"),
@@ -79,7 +80,7 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         "stages.Tune.batch": (line(22), "should be a mapping; fields here: size, micro, packing; it is 8"),
         "modle": (
             line(23),
-            "there is no such field. Did you mean 'model'? Fields here: model, stages, start_from, output.",
+            "there is no such field. Did you mean 'model'? Fields here: model, stages, start_from, logging, output.",
         ),
     }
 
@@ -97,7 +98,7 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         ("model.connector=vicuna_v1", "('vicuna_v1' is the name of a conversation.)"),
         (
             "model.connector={name: linear, linear: 3}",
-            "model.connector.linear: there is no such field. Fields here: name.",
+            "model.connector.linear: there is no such field. Fields here: name, checkpoint.",
         ),
         ("model.image_splitter=", "model.image_splitter: say which image_splitter"),
         ("model.conversation=chatm", "model.conversation: no conversation is called 'chatm'. Did you mean 'chatml'?"),
@@ -114,7 +115,10 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         ("stages.align.epochs=.inf", "stages.align.epochs: should be a finite number"),
         ("stages.align.batch.size=0", "stages.align.batch.size: should be greater than or equal to 1; it is 0"),
         ("stages.align.deepspeed.zero=4", "stages.align.deepspeed.zero: should be 0, 1, 2 or 3; it is 4"),
-        ("stages.align.precision=fp8", "stages.align.precision: should be 'auto', 'fp32' or 'bf16'; it is 'fp8'"),
+        (
+            "stages.align.precision=fp8",
+            "stages.align.precision: should be 'auto', 'fp32', 'bf16' or 'fp16'; it is 'fp8'",
+        ),
         ("stages.align.optimizer.betas=[0.9]", "stages.align.optimizer.betas.1: is required"),
         (
             "stages.align.schedule=cosine",
@@ -147,9 +151,9 @@ def test_a_part_by_its_name_alone_is_placed_where_it_is_named(told: Told, write:
     child = write("specs/child.yaml", "extends: base.yaml\n\nmodel: {image_splitter: pat,\n        connector: mpl}\n")
     assert told(child).splitlines() == [
         f"{child}:3: model.image_splitter: no image_splitter is called 'pat'."
-        " Did you mean 'pad'? Installed: pad, square.",
+        " Did you mean 'pad'? Installed: anyres, hd, pad, square.",
         f"{child}:4: model.connector: no connector is called 'mpl'."
-        " Did you mean 'mlp'? Installed: identity, linear, mlp.",
+        " Did you mean 'mlp'? Installed: identity, linear, mlp, perceiver, pixel_shuffle, pool, qformer.",
     ]
     assert told(child, "model.image_splitter=pad", "model.connector=mlq").startswith("override 'model.connector=mlq': ")
     base.write_text(base.read_text().replace("name: mlp", "name: mpl"))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
+import pickle
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 import lensmith
-from lensmith.errors import ArtifactError, TrainingError
+from lensmith import files
+from lensmith.errors import ArtifactError, Interrupted, TrainingError
+from lensmith.training import checkpoint
 from lensmith.training.progress import Metrics
 
 STEPS = 24
@@ -116,38 +118,123 @@ class TestKilled:
         lab.train(spec_with_dropout, run.folder, resume=True)
         assert_as_if_nothing_had_happened(run, uninterrupted)
 
-    def test_two_ranks(
+    def test_by_ctrl_c(
         self,
         lab: Any,
         spec_with_dropout: dict[str, Any],
+        uninterrupted: Any,
         write_spec: Callable[[dict[str, Any]], Path],
         tmp_path: Path,
     ) -> None:
-        """Only the command is killed; its workers notice, and do not write into the resumed run."""
-        spec = varied(
-            spec_with_dropout,
-            max_steps=60,
-            batch={"size": 4, "micro": 1},
-            deepspeed={"zero": 2},
-            checkpoints={"every": 10},
+        """The step is ended and saved, checkpoints asked for or not; the exit code is the shell's for SIGINT."""
+        spec = varied(spec_with_dropout, checkpoints={})
+        run = lab.run(tmp_path / "run")
+        process = lab.command("train", write_spec(spec), "--output", run.folder)
+        lab.wait_for(lambda: (run.folder / "metrics" / "tune.jsonl").is_file() and run.losses("tune"), process)
+        process.send_signal(signal.SIGINT)
+        code, _, told = lab.finish(process)
+        assert code == 130, told
+        (step,) = run.checkpoints("tune")
+        assert (
+            f"stopped by SIGINT after step {step} of {STEPS}; the checkpoint is {run.checkpoint('tune', step)}" in told
         )
-        file, whole, run = write_spec(spec), lab.run(tmp_path / "whole"), lab.run(tmp_path / "run")
-        lab.lensmith("train", file, "--nproc", "2", "--output", whole.folder)
-        process = lab.command("train", file, "--nproc", "2", "--output", run.folder)
-        lab.wait_for(lambda: run.checkpoints("tune"), process)
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert len(workers) >= 3
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        _, alive = psutil.wait_procs(workers, timeout=15)
-        for survivor in alive:
-            survivor.kill()
-        assert not alive
-        process.communicate()
-        assert not (run.folder / "tune").exists()
-        lab.lensmith("train", file, "--nproc", "2", "--output", run.folder, "--resume")
-        assert len(run.losses("tune")) == 60
-        assert_as_if_nothing_had_happened(run, whole)
+        assert told.rstrip().endswith("; go on with --resume")
+        lab.train(spec, run.folder, resume=True)
+        assert_as_if_nothing_had_happened(run, uninterrupted)
+
+
+class TestStopped:
+    """A signal while a step is taken."""
+
+    @pytest.fixture
+    def signal_at(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        write = Metrics.write
+
+        def choose(number: int, step: int) -> None:
+            def note(self: Metrics, entry: dict[str, Any]) -> None:
+                write(self, entry)
+                if entry["step"] == step:
+                    os.kill(os.getpid(), number)
+
+            monkeypatch.setattr(Metrics, "write", note)
+
+        return choose
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_it_saves_and_says_where(
+        self,
+        lab: Any,
+        spec_with_dropout: dict[str, Any],
+        uninterrupted: Any,
+        tmp_path: Path,
+        signal_at: Callable[..., None],
+        number: signal.Signals,
+    ) -> None:
+        before = signal.getsignal(number)
+        signal_at(number, 7)
+        with pytest.raises(Interrupted) as caught:
+            lab.train(spec_with_dropout, tmp_path)
+        run = lab.run(tmp_path)
+        assert caught.value.signal == number
+        assert str(caught.value) == (
+            f"stopped by {number.name} after step 7 of {STEPS}; the checkpoint is {run.checkpoint('tune', 7)};"
+            " go on with --resume"
+        )
+        assert run.checkpoints("tune") == [6, 7]
+        assert signal.getsignal(number) == before
+        signal_at(number, 0)
+        lab.train(spec_with_dropout, tmp_path, resume=True)
+        assert_as_if_nothing_had_happened(run, uninterrupted)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"tuner": {"name": "frozen"}},
+            {"tuner": {"name": "full", "vision_encoder": True}, "deepspeed": {"zero": 3}},
+            {"tuner": {"name": "qlora", "rank": 2}, "precision": "bf16", "deepspeed": {"zero": 2}},
+            {"optimizer": {"name": "adamw_8bit"}, "precision": "bf16"},
+            {"optimizer": {"name": "adafactor"}},
+            {"deepspeed": {"zero": 1}, "precision": "bf16"},
+        ],
+        ids=lambda changes: " ".join(str(value) for value in changes.values()),
+    )
+    def test_it_goes_on_whatever_trains(
+        self,
+        lab: Any,
+        spec_with_dropout: dict[str, Any],
+        tmp_path: Path,
+        signal_at: Callable[..., None],
+        changes: dict[str, Any],
+    ) -> None:
+        if "qlora" in str(changes) or "8bit" in str(changes):
+            pytest.importorskip("bitsandbytes")
+        spec = varied(spec_with_dropout, max_steps=6, **{"checkpoints": {}, **changes})
+        whole = lab.train(spec, tmp_path / "whole")
+        signal_at(signal.SIGTERM, 3)
+        with pytest.raises(Interrupted, match="after step 3 of 6"):
+            lab.train(spec, tmp_path / "run")
+        signal_at(signal.SIGTERM, 0)
+        assert_as_if_nothing_had_happened(lab.train(spec, tmp_path / "run", resume=True), whole)
+
+    def test_in_the_last_step_of_all_there_is_nothing_to_stop(
+        self, lab: Any, spec_with_dropout: dict[str, Any], tmp_path: Path, signal_at: Callable[..., None]
+    ) -> None:
+        signal_at(signal.SIGTERM, 2)
+        run = lab.train(varied(spec_with_dropout, max_steps=2), tmp_path)
+        assert run.manifest("tune")["step"] == 2
+
+    def test_in_the_last_step_of_a_stage_the_next_is_not_begun(
+        self, lab: Any, spec_with_dropout: dict[str, Any], tmp_path: Path, signal_at: Callable[..., None]
+    ) -> None:
+        spec = varied(spec_with_dropout, max_steps=2)
+        spec["stages"]["next"] = spec["stages"]["tune"]
+        signal_at(signal.SIGTERM, 2)
+        with pytest.raises(Interrupted, match=r"stopped by SIGTERM after stage 'tune', whose artifact is .*/tune; go"):
+            lab.train(spec, tmp_path)
+        assert (tmp_path / "tune" / "manifest.json").is_file()
+        assert not (tmp_path / "next").exists()
+        signal_at(signal.SIGTERM, 0)
+        assert lab.train(spec, tmp_path, resume=True).manifest("next")["step"] == 2
 
 
 class TestCrashed:
@@ -209,7 +296,9 @@ class TestRefused:
     def test_another_stage(
         self, begun: Any, spec_with_dropout: dict[str, Any], field: str, value: Any, named: str
     ) -> None:
-        with pytest.raises(ArtifactError, match=f"was trained with another spec: {named} differ; restore them"):
+        with pytest.raises(
+            ArtifactError, match=f"was trained with another spec: {named} differ \\({named} was .*, is .*\\); restore"
+        ):
             lensmith.train(varied(spec_with_dropout, **{field: value}), output=begun.folder, resume=True)
 
     def test_another_model(self, begun: Any, spec_with_dropout: dict[str, Any]) -> None:
@@ -223,6 +312,44 @@ class TestRefused:
         with pytest.raises(ArtifactError, match="start_from differ"):
             lensmith.train(spec, output=begun.folder, resume=True)
 
+    def test_another_stage_before(
+        self, lab: Any, spec_with_dropout: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the same name and spec, made by another run."""
+        first = {**spec_with_dropout["stages"]["tune"], "max_steps": 1, "checkpoints": {}}
+        stages = {"first": first, "tune": {**first, "max_steps": 3, "checkpoints": {"every": 1}}}
+        spec = {**spec_with_dropout, "stages": stages}
+        write = Metrics.write
+
+        def fail(self: Metrics, entry: dict[str, Any]) -> None:
+            if entry["step"] == 3:
+                raise RuntimeError("power cut")
+            write(self, entry)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Metrics, "write", fail)
+            with pytest.raises(RuntimeError, match="power cut"):
+                lab.train(spec, tmp_path)
+        kept = shutil.copytree(tmp_path / "first", tmp_path / "kept")
+        shutil.rmtree(tmp_path / "first")
+        manifest = json.loads((kept / "manifest.json").read_text())
+        shutil.copytree(kept, tmp_path / "first")
+        (tmp_path / "first" / "manifest.json").write_text(json.dumps({**manifest, "note": "another"}))
+        with pytest.raises(TrainingError, match=r"first is not the artifact any more that .*step-00000002 started"):
+            lab.train(spec, tmp_path, resume=True)
+        shutil.copy(kept / "manifest.json", tmp_path / "first")
+        assert len(lab.train(spec, tmp_path, resume=True).losses("tune")) == 3
+
+    def test_another_base(self, begun: Any, spec_with_dropout: dict[str, Any], tiny_language_model: Path) -> None:
+        file = tiny_language_model / "model.safetensors"
+        content = file.read_bytes()
+        try:
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(TrainingError, match=rf"{file} changed since .*step-00000006 was written"):
+                lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
+        finally:
+            file.write_bytes(content)
+
     def test_other_rows(self, begun: Any, spec_with_dropout: dict[str, Any], rows: Path, tmp_path: Path) -> None:
         content = rows.read_bytes()
         try:
@@ -235,38 +362,9 @@ class TestRefused:
     def test_another_number_of_ranks(self, begun: Any, spec_with_dropout: dict[str, Any]) -> None:
         file = begun.checkpoint("tune", 6) / "resume.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "world": 2}))
-        with pytest.raises(TrainingError, match="was written by 2 ranks, this run has 1; resume with --nproc 2"):
-            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
-
-    def test_a_changed_byte(self, begun: Any, spec_with_dropout: dict[str, Any]) -> None:
-        file = max((begun.checkpoint("tune", 6) / "resume").rglob("*.pt"), key=lambda p: p.stat().st_size)
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-        name = file.relative_to(begun.checkpoint("tune", 6) / "resume")
         with pytest.raises(
-            TrainingError,
-            match=f"is damaged: {name} was changed .*; delete it to resume from the one before",
+            TrainingError, match=r"was written by 2 ranks, this run has 1; resume with --nproc 2 .*start_from"
         ):
-            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
-
-    def test_a_missing_file(self, begun: Any, spec_with_dropout: dict[str, Any]) -> None:
-        (begun.checkpoint("tune", 6) / "resume" / "random-0.safetensors").unlink()
-        with pytest.raises(TrainingError, match=r"is damaged: random-0\.safetensors is missing"):
-            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
-
-    @pytest.mark.parametrize("content", ["", "{}", '{"world": 1, "files": ', '{"world": "x", "files": {}}'])
-    def test_an_inventory_that_cannot_be_read(
-        self, begun: Any, spec_with_dropout: dict[str, Any], content: str
-    ) -> None:
-        (begun.checkpoint("tune", 6) / "resume.json").write_text(content)
-        with pytest.raises(TrainingError, match=r"step-00000006 is damaged: resume\.json cannot be read"):
-            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
-
-    @pytest.mark.parametrize("content", ["", '{"format": 1}', "[]", '{"format": 2}'])
-    def test_a_manifest_that_cannot_be_read(self, begun: Any, spec_with_dropout: dict[str, Any], content: str) -> None:
-        (begun.checkpoint("tune", 6) / "manifest.json").write_text(content)
-        with pytest.raises(ArtifactError, match=r"manifest\.json (cannot be read|is damaged: it lacks|has format 2)"):
             lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
 
     def test_nothing_to_resume(self, spec_with_dropout: dict[str, Any], tmp_path: Path) -> None:
@@ -278,55 +376,172 @@ class TestRefused:
             lensmith.train(spec_with_dropout, output=begun.folder)
 
 
-class TestFullDisk:
-    def full(self, *_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+class TestDamaged:
+    """What of a checkpoint is missing or changed is found, and the one before is taken."""
 
-    def test_while_a_checkpoint_is_written(
-        self, lab: Any, spec_with_dropout: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from lensmith import artifacts
+    @pytest.mark.parametrize("content", ["", "{}", '{"world": 1, "files": ', '{"world": "x", "files": {}}'])
+    def test_an_inventory_that_cannot_be_read(self, begun: Any, content: str) -> None:
+        (begun.checkpoint("tune", 6) / "resume.json").write_text(content)
+        self.expect(begun, r"step-00000006 is damaged: resume\.json cannot be read")
 
-        write = artifacts.write_artifact
+    @pytest.mark.parametrize("content", ["", '{"format": 1}', "[]", '{"format": 2}'])
+    def test_a_manifest_that_cannot_be_read(self, begun: Any, content: str) -> None:
+        (begun.checkpoint("tune", 6) / "manifest.json").write_text(content)
+        self.expect(begun, r"manifest\.json (cannot be read|is damaged: it lacks|has format 2)")
 
-        def fill(folder: Path, model: Any, state: Any, tuner: Any, spec: Any, provenance: Any) -> None:
-            if provenance.step == 4:
-                self.full()
-            write(folder, model, state, tuner, spec, provenance)
+    @pytest.mark.parametrize(
+        "file", ["manifest.json", "connector.safetensors", "resume/engine/mp_rank_00_model_states.pt"]
+    )
+    def test_a_changed_byte(self, begun: Any, file: str) -> None:
+        path = begun.checkpoint("tune", 6) / file
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"0", b"1", 1))
+        self.expect(begun, rf"{file} was changed \(its hash differs\)")
 
-        monkeypatch.setattr(artifacts, "write_artifact", fill)
-        with pytest.raises(
-            TrainingError,
-            match=r"step-00000004 could not be written \(rank 0: OSError: .*No space left.*the ones before it are",
-        ):
-            lab.train(spec_with_dropout, tmp_path)
-        assert [p.name for p in (tmp_path / "checkpoints" / "tune").iterdir()] == ["step-00000002"]
+    def test_a_missing_file(self, begun: Any) -> None:
+        (begun.checkpoint("tune", 6) / "resume" / "random-0.safetensors").unlink()
+        self.expect(begun, r"resume/random-0\.safetensors is missing")
 
-    def test_while_the_artifact_is_written(
+    def test_a_file_that_does_not_belong_there(self, begun: Any) -> None:
+        """DeepSpeed reads every file whose name looks like a share of the state."""
+        engine = begun.checkpoint("tune", 6) / "resume" / "engine"
+        shutil.copy(engine / "mp_rank_00_model_states.pt", engine / "mp_rank_01_model_states.pt")
+        self.expect(begun, r"resume/engine/mp_rank_01_model_states\.pt does not belong to it")
+
+    def expect(self, run: Any, message: str) -> None:
+        found = checkpoint.find(run.folder, "tune")
+        assert found is not None
+        assert found.folder == run.checkpoint("tune", 4)
+        (told,) = found.damaged
+        assert re.search(message, told), told
+
+    def test_the_run_goes_on_from_the_one_before(
         self,
         lab: Any,
+        begun: Any,
         spec_with_dropout: dict[str, Any],
         uninterrupted: Any,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The room is made and the run resumed: the stage is finished from its last checkpoint."""
-        from lensmith import artifacts
+        (begun.checkpoint("tune", 6) / "resume" / "random-0.safetensors").write_bytes(b"")
+        lab.train(spec_with_dropout, begun.folder, resume=True)
+        told = capsys.readouterr().err
+        assert "step-00000006 is damaged: resume/random-0.safetensors has 0 bytes, not " in told
+        assert "; going on from step-00000004 instead" in told
+        assert_as_if_nothing_had_happened(begun, uninterrupted)
+        assert begun.checkpoints("tune") == [STEPS - 4, STEPS - 2]
 
-        with monkeypatch.context() as patch:
-            patch.setattr(artifacts, "save_model", self.full)
-            patch.setattr("lensmith.artifacts._manifest", _only_for_checkpoints(artifacts._manifest, self.full))
-            with pytest.raises(TrainingError, match=r"tune could not be written: .*the disk is full .*--resume"):
-                lab.train(spec_with_dropout, tmp_path)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "metrics"]
-        lab.train(spec_with_dropout, tmp_path, resume=True)
-        assert_as_if_nothing_had_happened(lab.run(tmp_path), uninterrupted)
+    def test_where_all_are_damaged_nothing_is_resumed(self, begun: Any, spec_with_dropout: dict[str, Any]) -> None:
+        for step in (4, 6):
+            (begun.checkpoint("tune", step) / "resume" / "random-0.safetensors").unlink()
+        with pytest.raises(TrainingError) as caught:
+            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
+        first, six, four, last = str(caught.value).splitlines()
+        assert first == "no checkpoint of stage 'tune' is whole, so there is nothing to resume from:"
+        assert "step-00000006 is damaged: resume/random-0.safetensors is missing" in six
+        assert "step-00000004 is damaged" in four
+        assert last.strip().startswith(f"delete {begun.folder}/checkpoints/tune and ")
+
+    def test_the_newest_whole_one_is_kept_whatever_is_newer(
+        self, lab: Any, begun: Any, spec_with_dropout: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One is to be kept; the run ends after step 5, when a damaged one of step 6 lies beside it."""
+        damaged = begun.checkpoint("tune", 6) / "connector.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+        spec = varied(spec_with_dropout, checkpoints={"every": 1, "keep": 1})
+        write = Metrics.write
+
+        def stop(self: Metrics, entry: dict[str, Any]) -> None:
+            if entry["step"] == 6:
+                raise RuntimeError("power cut")
+            write(self, entry)
+
+        monkeypatch.setattr(Metrics, "write", stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            lab.train(spec, begun.folder, resume=True)
+        assert begun.checkpoints("tune") == [5, 6]
+        found = checkpoint.find(begun.folder, "tune")
+        assert found is not None
+        assert found.folder == begun.checkpoint("tune", 5)
+
+    def test_what_a_process_wrote_is_damaged_later(self, lab: Any, begun: Any) -> None:
+        """What was whole once is looked at again when it was changed."""
+        newest = begun.checkpoint("tune", 6)
+        assert checkpoint.damage(newest) == []
+        assert checkpoint.damage(newest) == []
+        file = newest / "connector.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+        assert checkpoint.damage(newest) == ["connector.safetensors was changed (its hash differs)"]
 
 
-def _only_for_checkpoints(manifest: Callable[..., Any], full: Callable[..., None]) -> Callable[..., Any]:
-    def write(folder: Path, *rest: Any) -> Any:
-        if "checkpoints" not in folder.parts:
-            full()
-        return manifest(folder, *rest)
+class Payload:
+    """Creates a file when it is unpickled."""
 
-    return write
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.file),)
+
+
+class TestPickles:
+    """DeepSpeed unpickles what it reads; a checkpoint from somebody else must not run anything."""
+
+    def plant(self, run: Any, content: Callable[[Path], None]) -> Path:
+        """Put a state file in place and make the hashes fit, as whoever made it would."""
+        folder = run.checkpoint("tune", 6)
+        file = folder / "resume" / "engine" / "mp_rank_00_model_states.pt"
+        content(file)
+        listed = json.loads((folder / "resume.json").read_text())
+        listed["files"] = files.inventory(folder / "resume")
+        (folder / "resume.json").write_text(json.dumps(listed))
+        assert checkpoint.damage(folder) == []
+        return file
+
+    @pytest.fixture
+    def touched(self, tmp_path: Path) -> Path:
+        return tmp_path / "touched"
+
+    def test_the_payload_works(self, touched: Path, tmp_path: Path) -> None:
+        """So that the tests below say something."""
+        torch.save({"module": Payload(touched)}, tmp_path / "file.pt")
+        torch.load(tmp_path / "file.pt", weights_only=False)
+        assert touched.is_dir()
+
+    @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+    def test_it_is_found_before_anything_is_read(
+        self, begun: Any, spec_with_dropout: dict[str, Any], touched: Path, form: str
+    ) -> None:
+        def write(file: Path) -> None:
+            if form == "pickle":
+                file.write_bytes(pickle.dumps(Payload(touched)))
+            else:
+                state = {"module": Payload(touched), "dp_world_size": 1}
+                torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
+
+        file = self.plant(begun, write)
+        with pytest.raises(TrainingError) as caught:
+            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
+        named = "posix.mkdir" if form == "zip" else "what torch.save did not write"
+        assert str(caught.value).startswith(f"{file} is not read: it holds {named}")
+        assert str(caught.value).endswith("delete the checkpoint unless you know who wrote it")
+        assert not touched.exists()
+
+    def test_nor_does_it_run_when_it_is_read(
+        self, begun: Any, spec_with_dropout: dict[str, Any], touched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lensmith.training import state_files
+
+        monkeypatch.setattr(state_files, "refuse_foreign", lambda folder: "")
+        file = self.plant(begun, lambda file: torch.save({"module": Payload(touched)}, file))
+        with pytest.raises(TrainingError, match=f"{file.name} is not read: "):
+            lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
+        assert not touched.exists()
+
+    def test_what_would_not_be_read_is_not_written(self, touched: Path, tmp_path: Path) -> None:
+        from lensmith.training.state_files import StateFiles
+
+        written = StateFiles()
+        written.save({"module": Payload(touched)}, str(tmp_path / "file.pt"))
+        assert isinstance(written.failure, TrainingError)
+        assert "posix.mkdir" in str(written.failure)

@@ -1,0 +1,89 @@
+"""DeepSpeed's state files, written so that a failure is told and read so that nothing in them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+
+from lensmith.errors import TrainingError
+
+_HARMLESS = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+"""What DeepSpeed's own state holds besides tensors: plain records, whose making does nothing else."""
+
+
+class StateFiles(TorchCheckpointEngine):  # type: ignore[misc]
+    """Writes and reads the files of `save_checkpoint` and `load_checkpoint`.
+
+    DeepSpeed meets all ranks at barriers while it saves, so a rank that cannot write goes on to them; what went wrong
+    is in `failure` afterwards. It reads with `weights_only=False`, which runs what a pickle says; here only tensors
+    and `_HARMLESS` are made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: Exception | None = None
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Write one file, and see that it will be read again."""
+        if self.failure is not None:
+            return
+        try:
+            torch.save(state_dict, path)
+            if foreign := foreign_globals(Path(path)):
+                raise TrainingError(f"the state holds {', '.join(foreign)}, which is not read back")
+        except Exception as error:
+            self.failure = error
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file.
+
+        Raises:
+            TrainingError: it holds more than tensors and records of DeepSpeed.
+        """
+        with torch.serialization.safe_globals(_HARMLESS):
+            try:
+                return torch.load(path, map_location=map_location, weights_only=True)
+            except UnpicklingError as error:
+                raise TrainingError(f"{path} is not read: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def state_files(engine: Any) -> Iterator[StateFiles]:
+    """Have a DeepSpeed engine write and read through `StateFiles`."""
+    before, engine.checkpoint_engine = engine.checkpoint_engine, StateFiles()
+    try:
+        yield engine.checkpoint_engine
+    finally:
+        engine.checkpoint_engine = before
+
+
+def foreign_globals(file: Path) -> list[str]:
+    """Names that a state file would have Python import, and that DeepSpeed's own state does not need.
+
+    The file is taken apart without running anything of it.
+    """
+    with torch.serialization.safe_globals(_HARMLESS):
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))
+        except (UnpicklingError, ValueError, RuntimeError, EOFError) as error:
+            return [f"what torch.save did not write ({str(error).splitlines()[0]})" if str(error) else "nothing whole"]
+
+
+def refuse_foreign(folder: Path) -> str:
+    """A message about the first file below a folder that holds what does not belong there; empty where all is well."""
+    for file in sorted(folder.rglob("*.pt")):
+        if foreign := foreign_globals(file):
+            return (
+                f"{file} is not read: it holds {', '.join(foreign)}, which DeepSpeed's own state does not, and which"
+                " may be code; delete the checkpoint unless you know who wrote it"
+            )
+    return ""
