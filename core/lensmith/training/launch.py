@@ -51,9 +51,12 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
         command += ["--hostfile", str(hostfile)]
     else:
         command += ["--hostfile", os.devnull, "--num_gpus", str(nproc)]
-    command += ["--master_port", str(_free_port()), "--log_level", "warning"]
+    port = str(_free_port())
+    command += ["--master_port", port, "--log_level", "warning"]
     command += ["--no_local_rank", "--module", _MODULE, *arguments]
     import torch
+
+    from lensmith.training import distributed
 
     follow = "" if hostfile is not None else str(os.getpid())
     environment = os.environ | {WORKER: follow, "OMP_NUM_THREADS": _threads(nproc)}
@@ -81,6 +84,8 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
         for number, handler in previous.items():
             signal.signal(number, handler)
         _end_group(process.pid)
+        for buffer in distributed.shared_memory(port):
+            buffer.unlink(missing_ok=True)
 
 
 def end_with_launcher() -> None:

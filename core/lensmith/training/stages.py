@@ -154,6 +154,7 @@ class _Stage:
         optimizer = build_optimizer(model, tuner.groups(model), self.stage)
         self.announce(model, reader, steps)
         engine = Engine(model, optimizer, self.stage, self.split)
+        distributed.release_shared_memory()
         # Every rank drew the same fresh weights; dropout must differ between them.
         torch.manual_seed(self.stage.seed + distributed.rank())
         start = 0

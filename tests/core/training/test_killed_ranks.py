@@ -7,13 +7,15 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+
+from lensmith.training.distributed import shared_memory
 
 KILLER = '''
 """Kills this process, all ranks or the command at a chosen file operation; Python imports it before anything else."""
@@ -114,6 +116,26 @@ def left_alive(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return alive
+
+
+@pytest.fixture(autouse=True)
+def no_memory_is_left() -> Iterator[None]:
+    """Neither a run that ends nor one that is killed leaves DeepSpeed's shared buffers, which nobody would free."""
+    before = set(shared_memory("*"))
+    yield
+    # Others may be running beside this test; theirs are as old as their runs, at most.
+    left = {buffer for buffer in set(shared_memory("*")) - before if not mapped(buffer)}
+    assert not left
+
+
+def mapped(buffer: Path) -> bool:
+    for process in psutil.process_iter():
+        try:
+            if any(entry.path == str(buffer) for entry in process.memory_maps()):
+                return True
+        except (psutil.Error, OSError):
+            continue
+    return not buffer.exists()
 
 
 def assert_nobody_lives_on(folder: Path) -> None:

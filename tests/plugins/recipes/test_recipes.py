@@ -24,8 +24,10 @@ NAMES = [
     "llava-v1-13b",
     "llava-v1-33b",
     "llava-v1-33b-lora",
+    "llava-v1-33b-qlora",
     "llava-v1-65b",
     "llava-v1-65b-lora",
+    "llava-v1-65b-qlora",
     "llava-v1-70b-lora",
     "llava-v1-7b",
 ]
@@ -87,6 +89,7 @@ LARGE_ALIGN, LARGE_FULL, LARGE_LORA = (
     (2e-5, "cosine", 512, 1, 3),
     (1e-4, "cosine", 64, 1, 3),
 )
+LARGE_QLORA = (1e-4, "cosine", 64, 1, 2)
 PUBLISHED = {
     "llava-1.5-7b": (NEW_ALIGN, NEW_FULL),
     "llava-1.5-13b": (NEW_ALIGN, NEW_FULL),
@@ -99,6 +102,8 @@ PUBLISHED = {
     "llava-v1-65b": (LARGE_ALIGN, LARGE_FULL),
     "llava-v1-33b-lora": (LARGE_ALIGN, LARGE_LORA),
     "llava-v1-65b-lora": (LARGE_ALIGN, LARGE_LORA),
+    "llava-v1-33b-qlora": (LARGE_ALIGN, LARGE_QLORA),
+    "llava-v1-65b-qlora": (LARGE_ALIGN, LARGE_QLORA),
     "llava-v1-70b-lora": (LARGE_ALIGN, LARGE_LORA),
 }
 
