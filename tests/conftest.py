@@ -144,3 +144,29 @@ def spec_file(spec: dict[str, Any], tmp_path: Path) -> Path:
     file = tmp_path / "run.json"
     file.write_text(json.dumps(spec))
     return file
+
+
+@pytest.fixture
+def light_spec(tmp_path: Path) -> dict[str, Any]:
+    """A spec that is right and whose checkpoints are config files alone: enough for `check`, and made without torch.
+
+    The encoder is 48 wide with 2 x 2 tokens, the language model 32 wide with 64 positions.
+    """
+    encoder = {"model_type": "clip_vision_model", "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    encoder |= {"intermediate_size": 64, "image_size": 28, "patch_size": 14}
+    language = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    language |= {"num_attention_heads": 4, "vocab_size": 330, "max_position_embeddings": 64}
+    for folder, config in (("encoder", encoder), ("language", language)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    return {
+        "model": {
+            "vision_encoder": {"name": "clip", "checkpoint": str(tmp_path / "encoder")},
+            "image_splitter": "pad",
+            "connector": "mlp",
+            "language_model": {"name": "llama", "checkpoint": str(tmp_path / "language")},
+            "conversation": "chatml",
+        },
+        "stages": {"align": {"tuner": "frozen", "data": {"sources": str(tmp_path / "rows.jsonl")}}},
+    }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,26 +63,3 @@ def discovered(tmp_path: Path) -> Callable[[], Registry]:
 def good() -> Callable[[str, str], str]:
     """Code of a plugin that works: `good(module, name of its connector)`."""
     return lambda module, name: GOOD.format(module=module, name=name)
-
-
-@pytest.fixture
-def light_spec(tmp_path: Path) -> dict[str, Any]:
-    """A spec whose checkpoints are config files alone: enough for `check`, and made without torch."""
-    encoder = {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    encoder |= {"intermediate_size": 64, "image_size": 28, "patch_size": 14}
-    language = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    language |= {"num_attention_heads": 4, "vocab_size": 330, "max_position_embeddings": 256}
-    for folder, config in (("encoder", encoder), ("language", language)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(json.dumps(config))
-    (tmp_path / "rows.jsonl").write_text("{}\n")
-    return {
-        "model": {
-            "vision_encoder": {"name": "clip", "checkpoint": str(tmp_path / "encoder")},
-            "image_splitter": "pad",
-            "connector": "mlp",
-            "language_model": {"name": "llama", "checkpoint": str(tmp_path / "language")},
-            "conversation": "chatml",
-        },
-        "stages": {"align": {"tuner": "frozen", "data": {"sources": str(tmp_path / "rows.jsonl")}}},
-    }

@@ -36,26 +36,10 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 @pytest.fixture
-def sound(tmp_path: Path) -> dict[str, Any]:
+def sound(light_spec: dict[str, Any]) -> dict[str, Any]:
     """Views of 2 x 2 tokens, pictures of up to 24 positions under anyres, rows of up to 64."""
-    encoder = {"model_type": "clip_vision_model", "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-    encoder |= {"intermediate_size": 64, "image_size": 28, "patch_size": 14}
-    language = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    language |= {"num_attention_heads": 4, "vocab_size": 330, "max_position_embeddings": 64}
-    for folder, config in (("encoder", encoder), ("language", language)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(json.dumps(config))
-    (tmp_path / "rows.jsonl").write_text("{}\n")
-    return {
-        "model": {
-            "vision_encoder": {"name": "clip", "checkpoint": str(tmp_path / "encoder")},
-            "image_splitter": "anyres",
-            "connector": "mlp",
-            "language_model": {"name": "llama", "checkpoint": str(tmp_path / "language")},
-            "conversation": "chatml",
-        },
-        "stages": {"align": {"tuner": "frozen", "data": {"sources": str(tmp_path / "rows.jsonl")}}},
-    }
+    light_spec["model"]["image_splitter"] = "anyres"
+    return light_spec
 
 
 @pytest.fixture
