@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -112,18 +113,24 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def model_spec(tiny_encoder: Path, tiny_language_model: Path) -> dict[str, Any]:
+    """The model section of `spec`, for fixtures that live longer than a test."""
+    return {
+        "vision_encoder": {"name": "clip", "checkpoint": str(tiny_encoder)},
+        "image_splitter": "pad",
+        "connector": {"name": "mlp", "depth": 2},
+        "language_model": {"name": "llama", "checkpoint": str(tiny_language_model)},
+        "conversation": "chatml",
+    }
+
+
 @pytest.fixture
-def spec(tiny_encoder: Path, tiny_language_model: Path, rows: Path) -> dict[str, Any]:
+def spec(model_spec: dict[str, Any], rows: Path) -> dict[str, Any]:
     """A whole spec of the tiny parts: two stages, connector then adapters."""
     data = {"sources": [{"path": str(rows)}]}
     return {
-        "model": {
-            "vision_encoder": {"name": "clip", "checkpoint": str(tiny_encoder)},
-            "image_splitter": "pad",
-            "connector": {"name": "mlp", "depth": 2},
-            "language_model": {"name": "llama", "checkpoint": str(tiny_language_model)},
-            "conversation": "chatml",
-        },
+        "model": copy.deepcopy(model_spec),
         "stages": {
             "align": {"tuner": "frozen", "data": data, "lr": 1e-3, "batch": {"size": 4}, "precision": "fp32"},
             "tune": {

@@ -19,7 +19,11 @@ def stored(shared: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("by_modality", [True, False], ids=["modality", "length"])
 def test_orders_are_the_originals(stored: dict[str, Any], by_modality: bool) -> None:
-    """With torch's global generator and with one of its own, which both draw the same numbers."""
+    """As the original's trainer calls them: all draws from one generator.
+
+    Given a generator of its own, the original's grouping by modality draws from it and from the global one in turn;
+    its trainer never gives one, so those records are left out.
+    """
     compared = 0
     for record in stored["records"]:
         if record["group_by_modality"] is not by_modality:

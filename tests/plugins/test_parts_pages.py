@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from lensmith import Component, Kind, discover
+from lensmith import Component, Kind, SpecError, discover, load_spec
 from lensmith.catalog import example, page
 from lensmith.spec.build import part_class
 
@@ -45,3 +46,16 @@ def test_the_readme_names_every_part() -> None:
         (row,) = [line for line in text.splitlines() if f"(docs/parts/{kind.value}s.md)" in line]
         named = set(row.split("|")[2].replace("`", "").split())
         assert named == {component.name for component in OURS if component.kind is kind}
+
+
+def test_the_mistakes_in_the_readme_are_told_so(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "examples" / "quickstart" / "digits.yaml", tmp_path / "digits.yaml")
+    lines = ["extends: digits.yaml", "model:", "  connector: {name: mpl, depth: 2}"]
+    lines += ["stages:", "  align: {lr: fast, bach: {size: 8}}"]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    with pytest.raises(SpecError) as refused:
+        load_spec(tmp_path / "mine.yaml")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(refused.value.problems) == 3
+    for problem in refused.value.problems:
+        assert f": {problem.path}: {problem.message}\n" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,19 +17,8 @@ Row = Callable[..., Sample]
 
 
 @pytest.fixture(scope="session")
-def model_parts(tiny_encoder: Path, tiny_language_model: Path) -> dict[str, object]:
-    return {
-        "vision_encoder": {"name": "clip", "checkpoint": str(tiny_encoder)},
-        "image_splitter": "pad",
-        "connector": {"name": "mlp", "depth": 2},
-        "language_model": {"name": "llama", "checkpoint": str(tiny_language_model)},
-        "conversation": "chatml",
-    }
-
-
-@pytest.fixture(scope="session")
-def shared_model(model_parts: dict[str, object]) -> MultimodalModel:
-    return assemble({"model": model_parts})
+def shared_model(model_spec: dict[str, Any]) -> MultimodalModel:
+    return assemble({"model": model_spec})
 
 
 @pytest.fixture

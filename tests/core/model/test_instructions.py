@@ -66,7 +66,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reading(model_parts: dict[str, Any], bert: Path) -> MultimodalModel:
+def reading(model_spec: dict[str, Any], bert: Path) -> MultimodalModel:
     """A model whose connector reads the question."""
     connector = {
         "name": "qformer",
@@ -77,7 +77,7 @@ def reading(model_parts: dict[str, Any], bert: Path) -> MultimodalModel:
         "width": 16,
         "heads": 2,
     }
-    model = assemble({"model": {**model_parts, "connector": connector}}).eval()
+    model = assemble({"model": {**model_spec, "connector": connector}}).eval()
     with torch.no_grad():  # fresh weights of BERT's small initialisation hardly tell questions apart
         for name, parameter in model.connector.named_parameters():
             if parameter.dim() > 1 and "query_tokens" not in name:

@@ -165,15 +165,3 @@ def write_spec(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return file
 
     return write
-
-
-@pytest.fixture(scope="session")
-def model_spec(tiny_encoder: Path, tiny_language_model: Path) -> dict[str, Any]:
-    """The model section of the shared spec, for fixtures that live longer than a test."""
-    return {
-        "vision_encoder": {"name": "clip", "checkpoint": str(tiny_encoder)},
-        "image_splitter": "pad",
-        "connector": {"name": "mlp", "depth": 2},
-        "language_model": {"name": "llama", "checkpoint": str(tiny_language_model)},
-        "conversation": "chatml",
-    }

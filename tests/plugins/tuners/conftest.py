@@ -56,15 +56,9 @@ def wide_language_model(tiny_language_model: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def wide_model(tiny_encoder: Path, wide_language_model: Path) -> dict[str, Any]:
+def wide_model(model_spec: dict[str, Any], wide_language_model: Path) -> dict[str, Any]:
     """The model section of its spec."""
-    return {
-        "vision_encoder": {"name": "clip", "checkpoint": str(tiny_encoder)},
-        "image_splitter": "pad",
-        "connector": {"name": "mlp", "depth": 2},
-        "language_model": {"name": "llama", "checkpoint": str(wide_language_model)},
-        "conversation": "chatml",
-    }
+    return {**model_spec, "language_model": {"name": "llama", "checkpoint": str(wide_language_model)}}
 
 
 @pytest.fixture(scope="session")
