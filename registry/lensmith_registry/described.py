@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import itertools
 import sys
@@ -29,7 +30,8 @@ class Described(BaseModel):
         found: dict[str, str] = {}
         for owner in reversed(cls.__mro__):
             if issubclass(owner, Described) and owner.model_fields:
-                found |= _texts(owner.__module__).get(owner.__qualname__, {})
+                made_in_function = "<locals>" in owner.__qualname__
+                found |= _texts(owner.__module__, in_functions=made_in_function).get(owner.__qualname__, {})
         own = {name: field.description for name, field in cls.model_fields.items() if field.description}
         return {name: text for name, text in {**found, **own}.items() if name in cls.model_fields}
 
@@ -44,11 +46,16 @@ class Described(BaseModel):
 
 
 @cache
-def _texts(module: str) -> Mapping[str, Mapping[str, str]]:
-    """Of every class of a module, by qualified name: the strings below its fields."""
+def _texts(module: str, *, in_functions: bool) -> Mapping[str, Mapping[str, str]]:
+    """Of every class of a module, by qualified name: the strings below its fields.
+
+    Args:
+        module: its name.
+        in_functions: also of classes that functions make, which takes twice the time.
+    """
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, TypeError, SyntaxError):
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
         return {}  # no source, no descriptions
     texts: dict[str, dict[str, str]] = {}
 
@@ -60,8 +67,25 @@ def _texts(module: str) -> Mapping[str, Mapping[str, str]]:
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 visit(node.body, f"{prefix}{node.name}.<locals>.")
 
-    visit(tree.body, "")
+    for text in (source,) if in_functions else (_without_functions(source), source):
+        with contextlib.suppress(SyntaxError):
+            visit(ast.parse(text).body, "")
+            break
     return texts
+
+
+def _without_functions(source: str) -> str:
+    """A module with `pass` for every function. Where the layout is unusual, the result may not be Python."""
+    kept = []
+    inside: int | None = None
+    for line in source.splitlines():
+        stripped = line.lstrip()
+        indent = len(line) - len(stripped)
+        if inside is not None and (not stripped or indent > inside or stripped[0] in ")]}"):
+            continue
+        inside = indent if stripped.startswith(("def ", "async def ", "@")) else None
+        kept.append(line if inside is None else " " * indent + "pass")
+    return "\n".join(kept)
 
 
 def _below_fields(body: list[ast.stmt]) -> dict[str, str]:

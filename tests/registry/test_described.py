@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Annotated
 
+import pytest
 from pydantic import Field
 
 from lensmith_registry import Described, PartSpec
@@ -54,3 +57,34 @@ def test_without_source_there_are_none() -> None:
     scope: dict[str, type[Described]] = {}
     exec("class Typed(Base):\n    length: int = 0\n    'How long.'", {"Base": Base, "__name__": "nowhere"}, scope)
     assert scope["Typed"].field_descriptions() == Base.field_descriptions()
+
+
+UNUSUAL = '''
+from lensmith_registry import Described
+
+class One(Described):
+    first: int = 0
+    """Before a method."""
+
+    def shown(
+        self,
+    ) -> str:
+        return """
+    second: int = 0
+    'Not this.'
+"""
+
+    @property
+    def no(self) -> int:
+        return 0
+
+    third: int = 0
+    """After a method."""
+'''
+
+
+def test_methods_between_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unusual_spec.py").write_text(UNUSUAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    described = importlib.import_module("unusual_spec").One.field_descriptions()
+    assert described == {"first": "Before a method.", "third": "After a method."}

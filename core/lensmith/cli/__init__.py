@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 
 def main() -> None:
     """Entry point: run the command; mistakes of a user end with one message and exit code 2."""
-    from lensmith.cli.app import app
+    gc.disable()  # commands that take longer enable it again
+    # pydantic looks for plugins of its own in every distribution; set it to nothing to have them.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from lensmith.cli.commands import build
     from lensmith.errors import Interrupted, LensmithError
     from lensmith_registry import RegistryError
 
     try:
-        app()
+        build(only=sys.argv[1] if len(sys.argv) > 1 else None)()
     except Interrupted as stopped:
         if str(stopped):
             print(stopped, file=sys.stderr)

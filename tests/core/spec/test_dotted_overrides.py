@@ -10,6 +10,7 @@ import pytest
 
 from lensmith import load_spec
 from lensmith.spec.compose import apply_override
+from lensmith.spec.run import StageSpec
 
 Told = Callable[..., str]
 
@@ -158,9 +159,8 @@ def test_a_mistake_of_an_override_is_placed_there_and_not_in_the_file(told: Told
         "override 'model.connector.depth=0': model.connector.depth: should be greater than or equal to 1; it is 0",
         "override 'stages.tune.data.sources.1={weight: -1}': stages.tune.data.sources.1.weight:"
         " should be greater than 0; it is -1",
-        "override 'stages.new={lr: 1e-3}': stages.new.tuner: is required. Fields here: tuner, data,"
-        " conversation, lr, epochs, max_steps, batch, optimizer, schedule, loss, gradient_clipping,"
-        " precision, activation_checkpointing, deepspeed, checkpoints, seed.",
+        "override 'stages.new={lr: 1e-3}': stages.new.tuner: is required. Fields here:"
+        f" {', '.join(StageSpec.model_fields)}.",
     ]
 
 

@@ -163,11 +163,11 @@ def mutated(data: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         here = here[key]
     choice = rng.random()
     if choice < 0.6:
-        here[last] = rng.choice(ODD)
+        here[last] = copy.deepcopy(rng.choice(ODD))
     elif choice < 0.75 or isinstance(here, list):
         del here[last]
     else:
-        here[rng.choice(["name", "extends", "x", "", "connector", "sources", f"{last}x"])] = rng.choice(ODD[:20])
+        here[rng.choice(["name", "extends", "x", "", "connector", "sources", f"{last}x"])] = copy.deepcopy(rng.choice(ODD[:20]))
     return data
 
 
