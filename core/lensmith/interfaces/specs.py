@@ -32,6 +32,13 @@ class VisionEncoderSpec(PartSpec, abc.ABC):
         """Whether the weights are random, so that every artifact must hold them."""
         return False
 
+    def draws_views(self) -> bool:
+        """Whether its transform draws (augmentation), so that a picture looks otherwise each time it is shown.
+
+        The feature cache refuses such an encoder.
+        """
+        return False
+
     def relocated(self, folder: Path) -> VisionEncoderSpec:
         """The same encoder with its weights in a folder that `VisionEncoder.save` wrote."""
         raise NotImplementedError(f"{type(self).__name__} must implement relocated() to be trained")
@@ -51,6 +58,10 @@ class VisionEncoderSpec(PartSpec, abc.ABC):
 
 class ImageSplitterSpec(PartSpec, abc.ABC):
     """Spec of an image splitter."""
+
+    def draws_views(self) -> bool:
+        """Whether it cuts a picture otherwise each time; see `VisionEncoderSpec.draws_views`."""
+        return False
 
     def layout(self, image_size: Size, encoder: VisionShape, connector: ConnectorShape) -> TileLayout:
         """How a picture of `image_size` (height, width) is cut, and its exact number of positions.
@@ -162,6 +173,15 @@ class TunerSpec(PartSpec, abc.ABC):
             zero: the stage's ZeRO stage.
         """
         return []
+
+    def weight_bytes(self, parts: dict[str, Parameters], *, bytes_per_weight: float) -> float:
+        """Bytes of the model's own weights while it trains, adapters left out; less where this tuner quantises some.
+
+        Args:
+            parts: every tensor of the model by part name, unqualified; the output head is not marked as linear.
+            bytes_per_weight: of the stage's precision.
+        """
+        return bytes_per_weight * sum(parameter.numel for table in parts.values() for parameter in table)
 
     def published(self) -> dict[str, Any]:
         """What the stage's artifact holds besides the connector, by folder name, for `lensmith plan`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lensmith.interfaces.shapes import LanguageShape, Parameters, VisionShape
+from lensmith.interfaces.specs import TunerSpec
 
 _ADAM_BYTES = 12  # fp32 master copy and two moments
 
@@ -63,8 +64,8 @@ def training_flops(
 
 
 def memory(
-    parameters: int,
-    trainable: int,
+    tuner: TunerSpec,
+    parts: dict[str, Parameters],
     *,
     zero: int,
     world: int,
@@ -74,17 +75,22 @@ def memory(
     """Bytes a GPU for weights, gradients and the optimiser's state.
 
     Args:
-        parameters: of the whole model.
-        trainable: those with gradients.
+        tuner: what trains, and how the rest is held.
+        parts: every tensor of the model by part name, as `Dimensions.parameters` gives them.
         zero: ZeRO stage: 1 shards the optimiser's state, 2 also gradients, 3 also weights.
         world: GPUs.
         bytes_per_weight: 2 for bf16, 4 for fp32.
         optimizer_bytes: of its state for each weight that trains; by default AdamW's behind bf16 weights.
     """
+    own = {f"{part}.{p.name}" for part, table in parts.items() for p in table}
+    trainable = tuner.trainable(parts)
+    trained = numel(trainable)
+    weights = tuner.weight_bytes(parts, bytes_per_weight=bytes_per_weight)
+    weights += bytes_per_weight * sum(p.numel for p in trainable if p.name not in own)
     return Memory(
-        weights=bytes_per_weight * parameters / (world if zero >= 3 else 1),
-        gradients=bytes_per_weight * trainable / (world if zero >= 2 else 1),
-        optimizer=optimizer_bytes * trainable / (world if zero >= 1 else 1),
+        weights=weights / (world if zero >= 3 else 1),
+        gradients=bytes_per_weight * trained / (world if zero >= 2 else 1),
+        optimizer=optimizer_bytes * trained / (world if zero >= 1 else 1),
     )
 
 

@@ -142,10 +142,8 @@ def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
         full=full,
         encoder_trains=any(p.name.startswith("vision_encoder.") for p in trainable),
     )
-    everything = sum(cost.numel(table) for table in tables.values()) + adapters
-    trained = cost.numel(trainable)
     table = {
-        zero: cost.memory(everything, trained, zero=zero, world=WORLD, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
+        zero: cost.memory(stage.tuner, tables, zero=zero, world=WORLD, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
     }
     limit = min(stage.data.max_length or language.context_length, language.context_length)
     return StagePlan(name, trainable, limit, flops, table)

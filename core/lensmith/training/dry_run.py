@@ -86,7 +86,7 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     total = sum(cost.numel(table) for table in tables.values())
     yield f"  trains     {cost.numel(trainable):,} parameters; the model's parts have {total:,}"
     yield from _per_part(trainable)
-    yield _memory(stage, trainable, tables, dtype, world)
+    yield _memory(stage, tables, dtype, world)
     if bad and stage.data.bad_rows == "error":
         raise DataError(f"stage {name!r} would stop: {len(bad)} rows cannot be used; `lensmith data check` lists them")
 
@@ -115,15 +115,10 @@ def _extras(stage: StageSpec) -> str:
     return said + (", activations computed again in the backward pass" if stage.activation_checkpointing else "")
 
 
-def _memory(
-    stage: StageSpec, trainable: Parameters, tables: dict[str, Parameters], dtype: torch.dtype, world: int
-) -> str:
-    own = {f"{part}.{p.name}" for part, table in tables.items() for p in table}
-    everything = sum(cost.numel(table) for table in tables.values())
-    everything += sum(p.numel for p in trainable if p.name not in own)
+def _memory(stage: StageSpec, tables: dict[str, Parameters], dtype: torch.dtype, world: int) -> str:
     found = cost.memory(
-        everything,
-        cost.numel(trainable),
+        stage.tuner,
+        tables,
         zero=stage.deepspeed.zero,
         world=world,
         bytes_per_weight=float(dtype.itemsize),

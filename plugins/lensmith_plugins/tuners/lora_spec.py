@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -52,6 +53,11 @@ class LoraSpec(TunerSpec):
             raise ValueError(f"init orthogonal needs an even rank, not {self.rank}")
         return self
 
+    @classmethod
+    def tiny(cls, folder: Path) -> LoraSpec:
+        """See `PartSpec.tiny`."""
+        return cls(rank=2)
+
     @property
     def scale(self) -> float:
         """Alpha, its default resolved."""
@@ -96,6 +102,13 @@ class QLoraSpec(LoraSpec):
     """Type that the 4-bit layers multiply in; `auto` is the run's precision."""
     quantize_head: bool = False
     """Quantise the output head too, as the original's code did after its scaling study."""
+
+    def weight_bytes(self, parts: dict[str, Parameters], *, bytes_per_weight: float) -> float:
+        """4 bits and the scales for each weight of the language model's linear layers; the head counts as whole."""
+        quantised = sum(p.numel for p in parts["language_model"] if p.linear)
+        scales = 1 / 64 + 4 / (64 * 256) if self.double_quantization else 4 / 64
+        whole = super().weight_bytes(parts, bytes_per_weight=bytes_per_weight)
+        return whole - (bytes_per_weight - 0.5 - scales) * quantised
 
     def unmet(self, *, zero: int) -> list[str]:
         """bitsandbytes, and a ZeRO stage that leaves weights whole."""

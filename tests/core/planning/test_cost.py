@@ -12,6 +12,7 @@ from lensmith.dims import join
 from lensmith.interfaces.shapes import LanguageShape, ParameterShape, VisionShape
 from lensmith.planning.cost import memory, numel, training_flops
 from lensmith.spec import load_spec
+from lensmith_plugins.tuners.specs import FrozenSpec
 
 # One layer of 6 x 4 = 24 linear weights, 2 heads of 2 channels, and a head of 5 x 4 = 20 weights.
 LANGUAGE = LanguageShape(
@@ -62,6 +63,12 @@ def test_each_view_costs_the_encoder(trains: bool, forwards: int) -> None:
     assert _row(views=2, encoder_trains=trains) - _row() == 2 * 1000 * forwards
 
 
+PARTS = {
+    "connector": (ParameterShape("weight", (10, 10), linear=True),),
+    "language_model": (ParameterShape("embed", (10, 20)), ParameterShape("layer", (70, 10), linear=True)),
+}
+
+
 @pytest.mark.parametrize(
     ("zero", "weights", "gradients", "optimizer"),
     [(0, 2000, 200, 1200), (1, 2000, 200, 150), (2, 2000, 25, 150), (3, 250, 25, 150)],
@@ -69,13 +76,13 @@ def test_each_view_costs_the_encoder(trains: bool, forwards: int) -> None:
 def test_memory_of_a_thousand_weights_of_which_a_hundred_train_on_eight_gpus(
     zero: int, weights: float, gradients: float, optimizer: float
 ) -> None:
-    needed = memory(1000, 100, zero=zero, world=8, bytes_per_weight=2.0)
+    needed = memory(FrozenSpec(), PARTS, zero=zero, world=8, bytes_per_weight=2.0)
     assert (needed.weights, needed.gradients, needed.optimizer) == (weights, gradients, optimizer)
     assert needed.total == weights + gradients + optimizer
 
 
 def test_memory_in_fp32_doubles_weights_and_gradients_alone() -> None:
-    needed = memory(1000, 100, zero=0, world=8, bytes_per_weight=4.0)
+    needed = memory(FrozenSpec(), PARTS, zero=0, world=8, bytes_per_weight=4.0)
     assert (needed.weights, needed.gradients, needed.optimizer) == (4000, 400, 1200)
 
 

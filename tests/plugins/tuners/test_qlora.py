@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import lensmith
+from lensmith.dims import join
 from lensmith.errors import ArtifactError, SpecError
 from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.spec.build import load_spec
 from lensmith.spec.check import checked
 
 from .conftest import command, logits
@@ -65,6 +67,23 @@ class TestWhatIsQuantised:
         assert not any(m.weight.quant_state.nested for m in four_bit(model).values())
         assert {m.compute_dtype for m in four_bit(model).values()} == {torch.bfloat16}
         assert torch.isfinite(logits(model)).all()
+
+    @pytest.mark.parametrize("double", [True, False])
+    def test_bytes_are_those_of_the_plan(
+        self, prepared: Callable[..., Any], stages: Callable[..., Any], double: bool
+    ) -> None:
+        choice = {**QLORA, "double_quantization": double}
+        model, tuner, _ = prepared(choice)
+        quantised = {f"{name}.weight" for name in four_bit(model)}
+        plain = (p for n, p in model.named_parameters() if n not in quantised and "lora_" not in n)
+        held = sum(p.numel() * p.itemsize for p in plain)
+        for module in four_bit(model).values():
+            state = module.weight.quant_state
+            held += module.weight.numel() + state.absmax.numel() * state.absmax.itemsize
+            held += state.state2.absmax.numel() * 4 if double else 0
+        tables = join(load_spec(stages(tune=choice)).model).parameters()
+        # Blocks of 256 scales are not full in so small a layer.
+        assert tuner.spec.weight_bytes(tables, bytes_per_weight=4.0) == pytest.approx(held, rel=2e-3 if double else 0)
 
     def test_shapes_are_those_of_the_layers(self, prepared: Callable[..., Any]) -> None:
         """Packed weights have others; a plan, and an architecture without a closed form, need the real ones."""
