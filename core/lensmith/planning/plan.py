@@ -125,25 +125,29 @@ def _picture(dimensions: Dimensions, height: int, width: int) -> PictureTokens:
     return PictureTokens(height, width, layout.views, layout.tokens)
 
 
-def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
+def row_flops(stage: StageSpec, dimensions: Dimensions, *, text: int = TYPICAL_TEXT) -> float:
+    """FLOPs of one training row of a stage: one picture of `TYPICAL_PICTURE` and `text` text positions."""
     tables = dimensions.parameters()
     trainable = stage.tuner.trainable(tables)
-    language = dimensions.language_model
     own = {f"language_model.{p.name}" for p in tables["language_model"]}
-    full = any(p.name in own for p in trainable)
-    adapters = sum(p.numel for p in trainable if p.name.startswith("language_model.") and p.name not in own)
     layout = dimensions.layout(*TYPICAL_PICTURE)
-    flops = cost.training_flops(
-        language,
+    return cost.training_flops(
+        dimensions.language_model,
         dimensions.encoder,
-        positions=layout.tokens + TYPICAL_TEXT,
+        positions=layout.tokens + text,
         views=layout.views,
-        adapters=adapters,
-        full=full,
+        adapters=sum(p.numel for p in trainable if p.name.startswith("language_model.") and p.name not in own),
+        full=any(p.name in own for p in trainable),
         encoder_trains=any(p.name.startswith("vision_encoder.") for p in trainable),
+        recompute=stage.activation_checkpointing,
     )
+
+
+def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
+    tables = dimensions.parameters()
     table = {
         zero: cost.memory(stage.tuner, tables, zero=zero, world=WORLD, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
     }
-    limit = min(stage.data.max_length or language.context_length, language.context_length)
-    return StagePlan(name, trainable, limit, flops, table)
+    context = dimensions.language_model.context_length
+    limit = min(stage.data.max_length or context, context)
+    return StagePlan(name, stage.tuner.trainable(tables), limit, row_flops(stage, dimensions), table)
