@@ -1,4 +1,4 @@
-"""How long short commands take, against importing the four libraries that they stand on."""
+"""How long short commands take, against importing the four libraries that they stand on, with few and many plugins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from crowd import DISTRIBUTIONS, PARTS, PLUGINS, install
 from processes import LENSMITH, Cost, interleave, median, publish, run, table, versions
 
 BARE = "import pydantic, pluggy, typer, yaml"
@@ -41,6 +42,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         spec_file(folder)
+        crowded = ["env", f"PYTHONPATH={install(folder / 'crowd')}", LENSMITH]
+        commands["`lensmith list`, crowded"] = [*crowded, "list"]
+        commands["`lensmith check SPEC`, crowded"] = [*crowded, "check", "run.json"]
 
         def cost(command: list[str]) -> Cost:
             return run(command, folder)[0]
@@ -64,7 +68,8 @@ def main() -> int:
         f"{table(('command', 'CPU ms', 'wall ms', 'ratio', 'peak MB'), rows)}\n\n"
         f"Medians of {arguments.repeats} interleaved rounds, one process each. The ratio is the median over rounds of a"
         f" command's CPU time to the bare import's in the same round; the limit is {LIMIT}. SPEC extends the recipe"
-        " `llava-1.5-7b`.\n"
+        f" `llava-1.5-7b`. Crowded is with {DISTRIBUTIONS} more distributions, {PLUGINS} of them plugins of {PARTS}"
+        " components, every component with a spec class of its own that its record names.\n"
     )
     return publish("startup", text, failures)
 

@@ -34,22 +34,32 @@ from lensmith.interfaces import (
 )
 from lensmith.interfaces.shapes import Box, Size, linear, norm
 from lensmith.interfaces.specs import qualify
-from lensmith_registry import Component, Kind, PartSpec, Registry, discover, hookimpl
+from lensmith_registry import API_VERSION, Component, Kind, PartSpec, Registry, discover, hookimpl
 
 if TYPE_CHECKING:
+    from lensmith.ablation.engine import ablate
     from lensmith.assembly import assemble
+    from lensmith.evaluation.run import evaluate
+    from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces import (
+        Benchmark,
+        BenchmarkSpec,
         Connector,
         GenerationOptions,
         ImageSplitter,
+        JudgedSpec,
         LanguageModel,
         Loading,
+        Memory,
         ParameterGroup,
         Preprocessing,
         Tuner,
         VisionEncoder,
     )
     from lensmith.interfaces.vision_encoder import parameter_shapes
+    from lensmith.conversion.exporting import export
+    from lensmith.conversion.importing import import_checkpoint
+    from lensmith.interfaces.formats import Exporter, ExporterSpec, Found, Importer, ImporterSpec, PartFiles
     from lensmith.loading import load
     from lensmith.merging import merge
     from lensmith.model import MultimodalModel
@@ -59,19 +69,34 @@ if TYPE_CHECKING:
     from lensmith.training import train
 
 _LAZY = {
+    "Benchmark": "lensmith.interfaces",
+    "BenchmarkSpec": "lensmith.interfaces",
     "Connector": "lensmith.interfaces",
+    "Exporter": "lensmith.interfaces.formats",
+    "ExporterSpec": "lensmith.interfaces.formats",
+    "Found": "lensmith.interfaces.formats",
     "GenerationOptions": "lensmith.interfaces",
     "ImageSplitter": "lensmith.interfaces",
+    "Importer": "lensmith.interfaces.formats",
+    "ImporterSpec": "lensmith.interfaces.formats",
+    "JudgedSpec": "lensmith.interfaces",
     "LanguageModel": "lensmith.interfaces",
+    "Likelihood": "lensmith.inference.scoring",
     "Loading": "lensmith.interfaces",
+    "Memory": "lensmith.interfaces",
     "MultimodalModel": "lensmith.model",
     "ParameterGroup": "lensmith.interfaces",
+    "PartFiles": "lensmith.interfaces.formats",
     "Preprocessing": "lensmith.interfaces",
     "RunSpec": "lensmith.spec",
     "Tuner": "lensmith.interfaces",
     "VisionEncoder": "lensmith.interfaces",
+    "ablate": "lensmith.ablation.engine",
     "assemble": "lensmith.assembly",
+    "evaluate": "lensmith.evaluation.run",
+    "export": "lensmith.conversion.exporting",
     "implementation": "lensmith.parts",
+    "import_checkpoint": "lensmith.conversion.importing",
     "load": "lensmith.loading",
     "load_spec": "lensmith.spec",
     "merge": "lensmith.merging",
@@ -81,7 +106,10 @@ _LAZY = {
 }
 
 __all__ = [
+    "API_VERSION",
     "ArtifactError",
+    "Benchmark",
+    "BenchmarkSpec",
     "Box",
     "ChatText",
     "Checkpoint",
@@ -93,20 +121,29 @@ __all__ = [
     "ConversationError",
     "ConversationSpec",
     "DataError",
+    "Exporter",
+    "ExporterSpec",
+    "Found",
     "GenerationOptions",
     "ImageSplitter",
     "ImageSplitterSpec",
+    "Importer",
+    "ImporterSpec",
     "IncompatibleParts",
+    "JudgedSpec",
     "Kind",
     "LanguageModel",
     "LanguageModelSpec",
     "LanguageShape",
     "LensmithError",
+    "Likelihood",
     "Loading",
+    "Memory",
     "MultimodalModel",
     "ParameterGroup",
     "ParameterShape",
     "Parameters",
+    "PartFiles",
     "PartSpec",
     "Pieces",
     "Preprocessing",
@@ -126,11 +163,15 @@ __all__ = [
     "VisionEncoder",
     "VisionEncoderSpec",
     "VisionShape",
+    "ablate",
     "assemble",
     "discover",
+    "evaluate",
+    "export",
     "hookimpl",
     "hub_file",
     "implementation",
+    "import_checkpoint",
     "is_hub_id",
     "linear",
     "load",
@@ -145,7 +186,17 @@ __all__ = [
 ]
 
 
+_RENAMED: dict[str, str] = {}
+"""Names that are going, with those that take their place; see docs/api_policy.md."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        text = f"lensmith.{name} is deprecated: use lensmith.{_RENAMED[name]}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(__name__), _RENAMED[name])
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,9 @@ INTRODUCTIONS = {
     Kind.LANGUAGE_MODEL: "A causal language model behind input embeddings. B rows, T positions, D wide.",
     Kind.TUNER: "How weights are loaded, what trains, and how the result is saved.",
     Kind.CONVERSATION: "A prompt template: turns in, segments out, each supervised or not.",
+    Kind.BENCHMARK: "Questions to a model and the scoring of its answers; fields are options of `lensmith score`.",
+    Kind.IMPORTER: "Another project's checkpoint in, an artifact out: `lensmith import SOURCE KEY=VALUE`.",
+    Kind.EXPORTER: "An artifact in, another project's files out: `lensmith export ARTIFACT --to NAME KEY=VALUE`.",
 }
 _METHODS = {
     Kind.VISION_ENCODER: "forward",
@@ -35,8 +38,16 @@ def field_rows(spec: type[PartSpec]) -> list[tuple[str, str, str, str]]:
         if name == "name":
             continue
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        rows.append((name, _type_name(field.annotation), default, " ".join(descriptions.get(name, "").split())))
+        meaning = " ".join(descriptions.get(name, "").split())
+        if field.deprecated:
+            meaning = f"Deprecated: {field.deprecation_message}. {meaning}".rstrip()
+        rows.append((name, _type_name(field.annotation), default, meaning))
     return rows
+
+
+def summary(component: Component) -> str:
+    """What a part is, in one line, and what to use instead of one that goes."""
+    return f"{component.summary} (deprecated: {component.deprecated})" if component.deprecated else component.summary
 
 
 def example(component: Component) -> str:
@@ -64,6 +75,8 @@ def page(kind: Kind, components: Sequence[Component]) -> str:
 
 def _section(component: Component) -> list[str]:
     lines = [f"## `{component.name}`", "", f"{component.summary[0].upper()}{component.summary[1:]}.", ""]
+    if component.deprecated:
+        lines += [f"Deprecated: {component.deprecated}.", ""]
     if text := inspect.cleandoc(component.spec.__doc__ or ""):
         lines += [text, ""]
     if shapes := _shapes(component):

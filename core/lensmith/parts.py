@@ -23,7 +23,7 @@ def component_of(kind: Kind, spec: PartSpec) -> Component:
     registry = installed()
     name = getattr(spec, "name", None)
     if name is None:  # made in Python, of the class that the plugin registered
-        names = [component.name for component in registry.components(kind) if component.spec is type(spec)]
+        names = [component.name for component in registry.of_spec(type(spec), kind)]
         name = names[0] if len(names) == 1 else type(spec).__name__
     try:
         return registry.get(kind, name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import importlib
 import re
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ConfigDict
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -27,6 +29,9 @@ class Kind(str, enum.Enum):
     LANGUAGE_MODEL = "language_model"
     TUNER = "tuner"
     CONVERSATION = "conversation"
+    BENCHMARK = "benchmark"
+    IMPORTER = "importer"
+    EXPORTER = "exporter"
 
     def __str__(self) -> str:
         return self.value
@@ -43,20 +48,51 @@ class PartSpec(Described):
         extra="forbid", frozen=True, defer_build=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    @classmethod
+    def tiny(cls, folder: Path) -> PartSpec:
+        """The part at its smallest, for the conformance kit (`lensmith plugin test`): a few layers of small width.
 
-@dataclass(frozen=True)
+        By default every field's default. A part with large defaults names small sizes; one that names a checkpoint
+        writes one of random weights first. What needs torch is imported inside.
+
+        Args:
+            folder: an empty folder to write to.
+        """
+        return cls()
+
+
+class _SpecOfRecord:
+    """The `spec` of a record: the class, or its address until somebody asks for the class."""
+
+    def __get__(self, record: Component | None, owner: type[Component]) -> Any:
+        if record is None:
+            return self
+        spec = record.__dict__["spec"]
+        if isinstance(spec, str):
+            spec = record.__dict__["spec"] = record._import_spec(spec)
+        return spec
+
+    def __set__(self, record: Component, value: type[PartSpec] | str) -> None:
+        record.__dict__["spec"] = value
+
+
+@dataclass(frozen=True, repr=False)
 class Component:
     """One part that a plugin offers.
 
     Args:
         kind: the role it plays.
         name: the exact name a spec uses, lower-case letters, digits, `_`, `.` and `-`.
-        spec: a `PartSpec` subclass, light to import (pydantic only).
+        spec: a `PartSpec` subclass, light to import (pydantic only); or where it is, `"package.module:Class"`, which
+            spares commands that do not use the part the time to import it. Reading it gives the class either way.
         implementation: `"package.module:Class"`, imported only when the part is built.
         summary: one line for `lensmith list`.
         distribution, version: where it came from; filled in by discovery.
         paper: where the method comes from, e.g. `LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), section 3.1`; one line.
         example: the part as a spec file would write it below its kind, in YAML; by default its name alone.
+        deprecated: what to use instead, e.g. `use mlp`; empty for a part that stays. Told by list, show and check.
+
+    Two records are equal where all but their spec classes are.
 
     Raises:
         RegistryError: when a field is malformed.
@@ -71,6 +107,23 @@ class Component:
     version: str = ""
     paper: str = ""
     example: str = ""
+    deprecated: str = ""
+
+    if TYPE_CHECKING:  # what it takes is wider than what its fields then are
+
+        def __init__(
+            self,
+            kind: Kind | str,
+            name: str,
+            spec: type[PartSpec] | str,
+            implementation: str,
+            summary: str,
+            distribution: str = "",
+            version: str = "",
+            paper: str = "",
+            example: str = "",
+            deprecated: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         try:
@@ -82,9 +135,9 @@ class Component:
             raise RegistryError(
                 f"{self.kind} {self.name!r}: a name is lower-case letters, digits, '_', '.' and '-', e.g. 'my_part'"
             )
-        if not (isinstance(self.spec, type) and issubclass(self.spec, PartSpec)):
-            raise RegistryError(f"{self.kind} {self.name!r}: spec must be a subclass of lensmith.PartSpec")
-        self._check_fields()
+        spec = self.__dict__["spec"]
+        if not (isinstance(spec, str) and _IMPLEMENTATION.match(spec)):
+            self._check_spec(spec)
         if not (isinstance(self.implementation, str) and _IMPLEMENTATION.match(self.implementation)):
             raise RegistryError(
                 f"{self.kind} {self.name!r}: implementation {self.implementation!r} must read 'package.module:Class'"
@@ -95,26 +148,55 @@ class Component:
             raise RegistryError(f"{self.kind} {self.name!r}: paper must be one line of text")
         if not isinstance(self.example, str):
             raise RegistryError(f"{self.kind} {self.name!r}: example must be text, the YAML of the part")
+        if not isinstance(self.deprecated, str) or "\n" in self.deprecated:
+            raise RegistryError(f"{self.kind} {self.name!r}: deprecated must be one line that says what to use instead")
 
-    def _check_fields(self) -> None:
-        if "name" in self.spec.model_fields:
+    def _check_spec(self, spec: Any) -> None:
+        if not (isinstance(spec, type) and issubclass(spec, PartSpec)):
             raise RegistryError(
-                f"{self} has a field `name` in {self.spec.__name__}, which is the part's name; call the field otherwise"
+                f"{self.kind} {self.name!r}: spec must be a subclass of lensmith.PartSpec, or name one:"
+                " 'package.module:Class'"
+            )
+        if "name" in spec.model_fields:
+            raise RegistryError(
+                f"{self} has a field `name` in {spec.__name__}, which is the part's name; call the field otherwise"
             )
         try:
-            if not self.spec.__pydantic_fields_complete__:
-                self.spec.model_rebuild()
+            if not spec.__pydantic_fields_complete__:
+                spec.model_rebuild()
         except PydanticUndefinedAnnotation as error:
             raise RegistryError(
-                f"{self}: {error.name!r} in {self.spec.__name__} is not defined; import it outside `if TYPE_CHECKING:`"
+                f"{self}: {error.name!r} in {spec.__name__} is not defined; import it outside `if TYPE_CHECKING:`"
             ) from error
+
+    def _import_spec(self, address: str) -> type[PartSpec]:
+        spec = self._import(address)
+        try:
+            self._check_spec(spec)
+        except RegistryError as error:
+            raise BrokenPluginError(f"{error} ({address} of {self.distribution} {self.version})".rstrip()) from error
+        return cast(type[PartSpec], spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Component) and self.name == other.name and self._told() == other._told()
+
+    def __hash__(self) -> int:
+        return hash(self._told())
+
+    def __repr__(self) -> str:
+        return f"Component({self}, {self.implementation!r}, {self.distribution!r}, {self.version!r})"
+
+    def _told(self) -> tuple[Any, ...]:
+        return tuple(value for field, value in self.__dict__.items() if field != "spec")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
 
     def from_distribution(self, distribution: str, version: str) -> Component:
         """The same record with its provenance filled in."""
-        return replace(self, distribution=distribution, version=version)
+        placed = copy.copy(self)  # not dataclasses.replace, which would ask for the spec
+        placed.__dict__.update(distribution=distribution, version=version)
+        return placed
 
     def load(self) -> Any:
         """Import and return the implementation.
@@ -123,7 +205,10 @@ class Component:
             BrokenPluginError: naming the package, when the import fails (or ends the program, as `sys.exit` does) or
                 the attribute is not there.
         """
-        module_name, attribute = self.implementation.split(":")
+        return self._import(self.implementation)
+
+    def _import(self, address: str) -> Any:
+        module_name, attribute = address.split(":")
         origin = f"{self} of {self.distribution or 'an unnamed package'} {self.version}".rstrip()
         try:
             module = importlib.import_module(module_name)
@@ -131,8 +216,11 @@ class Component:
             raise
         except BaseException as error:
             raise BrokenPluginError(
-                f"{origin} cannot be imported ({self.implementation}): {type(error).__name__}: {error}"
+                f"{origin} cannot be imported ({address}): {type(error).__name__}: {error}"
             ) from error
         if not hasattr(module, attribute):
             raise BrokenPluginError(f"{origin}: module {module_name} has no {attribute!r}")
         return getattr(module, attribute)
+
+
+type.__setattr__(Component, "spec", _SpecOfRecord())  # here, as in the class it would be the field's default

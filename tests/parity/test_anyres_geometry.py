@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lensmith import ConnectorShape, TileLayout, VisionShape
-from lensmith_plugins.image_splitters import AnyresSpec, HdSpec
 from lensmith_plugins.image_splitters.canvas import content_box, unpadded
+from lensmith_plugins.image_splitters.specs import AnyresSpec, HdSpec
 from lensmith_plugins.image_splitters.tiled import AnyresSplitter
 
 PATCH = 14

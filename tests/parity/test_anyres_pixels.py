@@ -17,7 +17,7 @@ from torch import Tensor
 from lensmith import ConnectorShape, VisionShape
 from lensmith.data.sample import PicturePipeline
 from lensmith.spec.pictures import PicturePolicy
-from lensmith_plugins.image_splitters import AnyresSpec
+from lensmith_plugins.image_splitters.specs import AnyresSpec
 from lensmith_plugins.image_splitters.tiled import AnyresSplitter, cut
 from lensmith_plugins.vision_encoders.clip import ClipEncoder
 from lensmith_plugins.vision_encoders.specs import ClipSpec

@@ -32,7 +32,7 @@ def test_a_kind_may_be_given_as_text(kind: str) -> None:
     assert record(kind=kind).kind is Kind(kind)
 
 
-def test_the_kinds_are_the_six_parts() -> None:
+def test_kinds_are_the_parts_of_a_model_and_what_is_done_with_it() -> None:
     assert [str(kind) for kind in Kind] == [
         "vision_encoder",
         "image_splitter",
@@ -40,6 +40,9 @@ def test_the_kinds_are_the_six_parts() -> None:
         "language_model",
         "tuner",
         "conversation",
+        "benchmark",
+        "importer",
+        "exporter",
     ]
 
 

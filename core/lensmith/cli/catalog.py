@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lensmith.catalog import example, field_rows, page
+from lensmith.catalog import example, field_rows, page, summary
 from lensmith.cli.output import print_json, print_table
-from lensmith_registry import Kind, discover
+from lensmith_registry import Kind, Plugin, Registry, discover
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", "-k", help="Only parts of this kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -29,12 +29,13 @@ def list_parts(kind: KindOption = None, as_json: JsonOption = False) -> None:
                     "summary": c.summary,
                     "distribution": c.distribution,
                     "version": c.version,
+                    "deprecated": c.deprecated or None,
                 }
                 for c in components
             ]
         )
     else:
-        rows = [(c.kind.value, c.name, c.summary, f"{c.distribution} {c.version}") for c in components]
+        rows = [(c.kind.value, c.name, summary(c), f"{c.distribution} {c.version}") for c in components]
         print_table(("KIND", "NAME", "SUMMARY", "FROM"), rows)
     for conflict in registry.conflicts():
         print(f"warning: {conflict}", file=sys.stderr)
@@ -65,6 +66,7 @@ def show(
                 "example": component.example,
                 "distribution": component.distribution,
                 "version": component.version,
+                "deprecated": component.deprecated or None,
                 "schema": part_class(kind, name, registry).model_json_schema(),
             }
         )
@@ -72,6 +74,8 @@ def show(
     spec = component.spec
     print(f"{component.kind.value} {component.name}: {component.summary}")
     print(f"from {component.distribution} {component.version}\n")
+    if component.deprecated:
+        print(f"Deprecated: {component.deprecated}\n")
     if spec.__doc__:
         print(f"{spec.__doc__.strip()}\n")
     if component.paper:
@@ -85,8 +89,11 @@ def show(
 
 
 def plugins(as_json: JsonOption = False) -> None:
-    """Show every installed plugin, working or not, with the reason of a failure."""
-    registry = discover()
+    """Show every installed plugin, working, failing or disabled, with the reason of a failure.
+
+    LENSMITH_DISABLE_PLUGINS=NAME,... leaves plugins out, LENSMITH_TRACE_PLUGINS=1 prints every call of a hook.
+    """
+    registry = discover().imported()
     if as_json:
         print_json(
             [
@@ -96,7 +103,9 @@ def plugins(as_json: JsonOption = False) -> None:
                     "version": p.version,
                     "module": p.module,
                     "components": [str(c) for c in p.components],
+                    "disabled": p.disabled,
                     "error": p.error or None,
+                    "remedy": p.remedy or None,
                     "details": p.details or None,
                 }
                 for p in registry.plugins
@@ -104,14 +113,22 @@ def plugins(as_json: JsonOption = False) -> None:
         )
         return
     rows = [
-        (p.name, f"{p.distribution} {p.version}", "FAILED" if p.error else "ok", str(len(p.components)))
-        for p in registry.plugins
+        (p.name, f"{p.distribution} {p.version}", _state(p, registry), str(len(p.components))) for p in registry.plugins
     ]
     print_table(("PLUGIN", "FROM", "STATE", "PARTS"), rows)
     for conflict in registry.conflicts():
         print(f"\nconflict: {conflict}")
+        print("What to do: uninstall the other package, or name its plugin, as above, in LENSMITH_DISABLE_PLUGINS.")
     for plugin in registry.failures:
-        print(f"\n{plugin.name} of {plugin.distribution} {plugin.version} failed: {plugin.error}\n{plugin.details}")
+        print(f"\n{plugin.name} of {plugin.distribution} {plugin.version} failed: {plugin.error}")
+        print(f"What to do: {plugin.remedy}\n\n{plugin.details.rstrip()}")
+
+
+def _state(plugin: Plugin, registry: Registry) -> str:
+    if plugin.error:
+        return "FAILED"
+    usable = set(registry.components())
+    return "disabled" if plugin.disabled else "ok" if usable.issuperset(plugin.components) else "conflict"
 
 
 def docs(

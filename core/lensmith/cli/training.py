@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lensmith.cli.specs import OverridesArgument, SpecArgument
+from lensmith.cli.specs import LockedOption, OverridesArgument, SpecArgument
 
 
 def train(
@@ -24,10 +24,15 @@ def train(
     ] = False,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes (GPUs) on this machine.")] = 1,
     hostfile: Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed hostfile, several machines.")] = None,
+    locked: LockedOption = False,
 ) -> None:
     """Train the stages of a spec with DeepSpeed; each writes an artifact that `lensmith generate` takes."""
     from lensmith.training import launch, loaded_for, output_folder
 
+    if locked:
+        from lensmith.locking import require_locked
+
+        require_locked(spec, overrides or ())
     loaded = loaded_for(spec, overrides or (), stage, max_steps)
     folder = output_folder(loaded, spec, output)
     if dry:

@@ -25,19 +25,25 @@ from lensmith.interfaces.specs import (
 from lensmith.interfaces.text import ChatText, Conversation, ConversationError, Pieces, Segment, Tokenizer, Turn
 
 if TYPE_CHECKING:
+    from lensmith.interfaces.benchmark import Benchmark, BenchmarkSpec, JudgedSpec
     from lensmith.interfaces.connector import Connector
     from lensmith.interfaces.image_splitter import ImageSplitter
     from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
     from lensmith.interfaces.loading import Loading
+    from lensmith.interfaces.memory import Memory
     from lensmith.interfaces.tuner import ParameterGroup, Tuner
     from lensmith.interfaces.vision_encoder import Preprocessing, VisionEncoder
 
 _LAZY = {
+    "Benchmark": "benchmark",
+    "BenchmarkSpec": "benchmark",
     "Connector": "connector",
     "GenerationOptions": "language_model",
     "ImageSplitter": "image_splitter",
+    "JudgedSpec": "benchmark",
     "LanguageModel": "language_model",
     "Loading": "loading",
+    "Memory": "memory",
     "ParameterGroup": "tuner",
     "Preprocessing": "vision_encoder",
     "Tuner": "tuner",
@@ -45,6 +51,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "Benchmark",
+    "BenchmarkSpec",
     "ChatText",
     "Connector",
     "ConnectorShape",
@@ -56,10 +64,12 @@ __all__ = [
     "ImageSplitter",
     "ImageSplitterSpec",
     "IncompatibleParts",
+    "JudgedSpec",
     "LanguageModel",
     "LanguageModelSpec",
     "LanguageShape",
     "Loading",
+    "Memory",
     "ParameterGroup",
     "ParameterShape",
     "Parameters",

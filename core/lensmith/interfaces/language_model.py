@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensmith.interfaces.loading import Loading
+from lensmith.interfaces.memory import Memory
 from lensmith.interfaces.shapes import LanguageShape
 from lensmith.interfaces.text import Tokenizer
 
@@ -72,9 +73,37 @@ class LanguageModel(nn.Module, abc.ABC):
                 only earlier positions of its own segment.
         """
 
+    def packing_obstacle(self) -> str:
+        """Why samples that share a row cost this model more than rows of their own; empty, the default, if less.
+
+        The results are the same either way: `forward` keeps segments apart.
+        """
+        return ""
+
     @abc.abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, vocabulary) of hidden states (…, D)."""
+
+    def memory(self) -> Memory | None:
+        """An empty memory for `recall`; None, as by default, where this model has none.
+
+        Without it questions about one picture share nothing but its encoding, and `generate` answers them.
+        """
+        return None
+
+    def recall(self, embeds: Tensor, positions: Tensor, visible: Tensor | None, memory: Memory) -> Tensor:
+        """Decode further positions after those in a memory, which they join: embeds (B, T, D) to hidden (B, T, D).
+
+        Only in evaluation mode and without autograd.
+
+        Args:
+            embeds: input embeddings.
+            positions: (B, T); several may have the same, where answers branch.
+            visible: (B, T, S + T), true at what each position sees, the S remembered ones first; each sees itself.
+                None where each sees everything before it.
+            memory: of `memory()`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no memory")
 
     @abc.abstractmethod
     def generate(
@@ -98,6 +127,14 @@ class LanguageModel(nn.Module, abc.ABC):
 
     def checkpoint_activations(self) -> bool:
         """While training, keep only the inputs of blocks and compute the rest again in the backward pass.
+
+        Returns:
+            Whether this model can; by default it cannot.
+        """
+        return False
+
+    def compile_blocks(self) -> bool:
+        """Compile what is repeated in the network with torch.compile, for rows of any length.
 
         Returns:
             Whether this model can; by default it cannot.

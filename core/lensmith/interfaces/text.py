@@ -146,6 +146,13 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
 
+    def fingerprint(self) -> str:
+        """What tells tokenizers apart that write other ids: what is worked out with one is kept under it.
+
+        Empty, as by default, where that cannot be said: nothing is kept.
+        """
+        return ""
+
     def chat(
         self,
         messages: Sequence[Mapping[str, str]],

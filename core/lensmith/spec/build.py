@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from lensmith.interfaces.specs import (
     VisionEncoderSpec,
 )
 from lensmith.spec import run
-from lensmith.spec.compose import compose
+from lensmith.spec.compose import Override, compose
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.spec.yaml import Document, SpecKeys
 from lensmith_registry import Kind, PartSpec, Registry, RegistryError, discover
@@ -61,13 +62,15 @@ class _Choice:
 
 
 def load_spec(
-    source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequence[str] = (), registry: Registry | None = None
+    source: str | Path | Mapping[str, Any] | RunSpec,
+    overrides: Sequence[Override] = (),
+    registry: Registry | None = None,
 ) -> RunSpec:
     """Read and validate a spec.
 
     Args:
         source: a file, a mapping, or a spec that is validated again with the overrides.
-        overrides: `dotted.path=value`.
+        overrides: `dotted.path=value`, or pairs of a path and its value.
         registry: the parts to choose from; by default all that are installed.
 
     Raises:
@@ -77,7 +80,9 @@ def load_spec(
 
 
 def read_spec(
-    source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequence[str] = (), registry: Registry | None = None
+    source: str | Path | Mapping[str, Any] | RunSpec,
+    overrides: Sequence[Override] = (),
+    registry: Registry | None = None,
 ) -> tuple[RunSpec, Sequence[Document]]:
     """`load_spec`, with the documents that it came from, for `place`."""
     registry = registry or installed()
@@ -123,7 +128,7 @@ def _named_parts(data: Any, registry: Registry) -> frozenset[str]:
     for value in (v for s in sections if isinstance(s, Mapping) for key, v in s.items() if key in _KINDS):
         name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
         if isinstance(name, PartSpec):  # made in Python, where only its class is known
-            names.update(c.name for c in registry.components() if c.spec is type(name))
+            names.update(c.name for c in registry.of_spec(type(name)))
         elif isinstance(name, str):
             names.add(name)
     return frozenset(names)
@@ -224,7 +229,7 @@ class _NoPart(PartSpec):
 
 
 def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozenset[str] | None = None) -> Any:
-    usable = [component for component in registry.components(kind) if issubclass(component.spec, BASES[kind])]
+    usable = registry.choices(kind, BASES[kind], named)
     if nested:  # one level: parts made of parts of parts would have no end
         usable = [c for c in usable if not any(_holds_parts(f.annotation) for f in c.spec.model_fields.values())]
     wanted = [c for c in usable if named is None or c.name in named]
@@ -258,7 +263,7 @@ def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozen
 
     choice = _Choice(kind, classes)
     if not classes:
-        return Annotated[PartSpec, BeforeValidator(select), choice]
+        return Annotated[SerializeAsAny[PartSpec], BeforeValidator(select), choice]
     choices = (*classes.values(), *((_NoPart,) if len(classes) < len(usable) else ()))
     union: Any = Union[choices]  # noqa: UP007 - built at run time
     names: Any = Literal[tuple(classes)]
@@ -272,11 +277,9 @@ def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozen
 
 def _name_of(kind: Kind, value: PartSpec, registry: Registry) -> str:
     named = getattr(value, "name", None)  # of a class that another registry made
-    names = [
-        component.name
-        for component in registry.components(kind)
-        if type(value) is component.spec or (component.name == named and isinstance(value, component.spec))
-    ]
+    names = [component.name for component in registry.of_spec(type(value), kind)]
+    if not names and named in registry.names(kind) and isinstance(value, registry.get(kind, named).spec):
+        names = [named]
     if len(names) == 1:
         return names[0]
     text = f"{type(value).__name__} is not the spec of an installed {kind}"
@@ -328,14 +331,29 @@ def _message(detail: ErrorDetails, path: SpecKeys, data: Any, registry: Registry
         return f"there is no such field.{hint} Fields here: {', '.join(fields) or 'none'}."
     if kind == "missing":
         fields = _fields_at(path[:-1], data, registry)
-        return f"is required. Fields here: {', '.join(fields)}."
+        return f"is required{_meaning(path, data, registry)}. Fields here: {', '.join(fields)}."
     if kind == "part":
         return str(context["text"])
     shown = repr(detail["input"])
     if kind == "model_type":
         return f"should be a mapping; fields here: {', '.join(_fields_at(path, data, registry))}; it is {shown}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    return f"{message}; it is {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    said = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"{message}; it is {said}{_meaning(path, data, registry)}"
+
+
+def _meaning(path: SpecKeys, data: Any, registry: Registry) -> str:
+    """In brackets, what the field of a part means to which a path leads: the first clause of its description."""
+    here, value = _below(run_spec_class(registry)), data
+    text = ""
+    owner: Any
+    for element in path:
+        owner = here.classes.get(_name(value)) if isinstance(here, _Choice) else here
+        if _is_model(owner) and issubclass(owner, PartSpec):
+            text = owner.field_descriptions().get(str(element), "")
+        here, value = _step(here, value, element)
+    clause = re.split(r"[.:;](?= |$)", " ".join(text.split()))[0]
+    return f" ({clause})" if clause else ""
 
 
 def _fields_at(path: SpecKeys, data: Any, registry: Registry) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensmith.checkpoints import is_hub_id
+from lensmith.checkpoints import import_hint, is_hub_id
 from lensmith.dims import Dimensions, join
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
@@ -35,7 +35,8 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
     dimensions = _dimensions(spec, problems, measure)
     _try(problems, "model.conversation", lambda: _conversation(spec))
     if spec.start_from is not None and not os.path.isfile(spec.start_from / "manifest.json"):
-        problems.append(Problem("start_from", f"{spec.start_from} is not an artifact (it has no manifest.json)"))
+        told = f"{spec.start_from} is not an artifact (it has no manifest.json){import_hint(spec.start_from)}"
+        problems.append(Problem("start_from", told))
     if spec.start_from is None:  # else the artifact holds the connector's weights
         for field, source in spec.model.connector.sources().items():
             there = os.path.exists(source) or is_hub_id(source)  # noqa: PTH110
@@ -44,6 +45,7 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
     problems += logging_problems("logging", spec.logging)
     for name, stage in spec.stages.items():
         problems += _stage(f"stages.{name}", stage, dimensions)
+        problems += _cache(f"stages.{name}.cache", spec, stage, dimensions)
     if dimensions is not None and not spec.stages:  # else each stage says it of its rows
         too_long = _too_long(dimensions, dimensions.language_model.context_length)
         problems += [Problem("model.language_model", too_long)] if too_long else []
@@ -136,6 +138,20 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
     if too_long := _too_long(dimensions, limit, left_out=left_out):
         problems.append(Problem(f"{path}.data.max_length", too_long))
     return problems
+
+
+def _cache(path: str, spec: RunSpec, stage: StageSpec, dimensions: Dimensions | None) -> list[Problem]:
+    if not stage.cache.features:
+        return []
+    from lensmith.features.refusals import drawn_views, encoder_trains
+
+    why = drawn_views(spec.model.vision_encoder, spec.model.image_splitter)
+    if why is None and dimensions is not None:
+        try:
+            why = encoder_trains(stage.tuner.trainable(dimensions.parameters()))
+        except (ValueError, OSError, LensmithError):
+            return []  # told of the tuner
+    return [Problem(path, why)] if why else []
 
 
 def _too_long(dimensions: Dimensions, limit: int, *, left_out: bool = False) -> str:

@@ -22,12 +22,16 @@ _PARTS = {kind.value for kind in Kind}
 """Keys below which a part stands, for which its name alone is short."""
 
 
-def compose(source: Path | Mapping[str, Any], overrides: Sequence[str], registry: Registry) -> list[Document]:
+Override = str | tuple[str, Any]
+"""`dotted.path=value` as a user writes it, or the path and the value itself."""
+
+
+def compose(source: Path | Mapping[str, Any], overrides: Sequence[Override], registry: Registry) -> list[Document]:
     """Read a spec and everything that it extends.
 
     Args:
         source: a spec file, the name of a recipe, or the same as a mapping.
-        overrides: `dotted.path=value`, applied last.
+        overrides: `dotted.path=value`, or the path and its value, applied last.
         registry: knows the shipped recipes.
 
     Returns:
@@ -47,8 +51,8 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[str], registry
     merged = Document(data, chain[0].source, dict(chain[0].lines))
     problems: list[Problem] = []
     # Another name takes a part's fields away, so that names go first wherever they stand.
-    for override in sorted(overrides, key=lambda text: not _names_a_part(text)):
-        place = f"override {override!r}"
+    for override in sorted(overrides, key=lambda one: not _names_a_part(one)):
+        place = f"override {override if isinstance(override, str) else override[0]!r}"
         try:
             merged.overridden.update(dict.fromkeys(apply_override(data, override), place))
         except ValueError as error:
@@ -84,7 +88,7 @@ def merge(base: Any, over: Any) -> Any:
     return result
 
 
-def apply_override(data: dict[str, Any], override: str) -> list[SpecKeys]:
+def apply_override(data: dict[str, Any], override: Override) -> list[SpecKeys]:
     """Set one dotted path in place; list items are addressed by number (`stages.tune.data.sources.0.weight=2`).
 
     Returns:
@@ -93,14 +97,14 @@ def apply_override(data: dict[str, Any], override: str) -> list[SpecKeys]:
     Raises:
         ValueError: not of the form `path=value`, or the path goes through something that is not there.
     """
-    path, separator, text = override.partition("=")
+    path, separator, text = override.partition("=") if isinstance(override, str) else (override[0], "=", "")
     keys = path.strip().split(".")
     if not separator or not all(_KEY.match(key) for key in keys):
         raise ValueError("an override reads dotted.path=value, e.g. model.connector.depth=3")
     if keys == ["extends"]:
         raise ValueError("`extends` stands in a file; name another file, or override what differs")
     try:
-        value = parse_scalar(text)
+        value = parse_scalar(text) if isinstance(override, str) else copy.deepcopy(override[1])
     except SpecError as error:
         raise ValueError(error.problems[0].message) from error
     here: Any = data
@@ -122,8 +126,9 @@ def apply_override(data: dict[str, Any], override: str) -> list[SpecKeys]:
     return list(_paths(tuple(walked), value))
 
 
-def _names_a_part(override: str) -> bool:
-    last = override.partition("=")[0].strip().rpartition(".")[2]
+def _names_a_part(override: Override) -> bool:
+    path = override.partition("=")[0] if isinstance(override, str) else override[0]
+    last = path.strip().rpartition(".")[2]
     return last == "name" or last in _PARTS
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from lensmith.checkpoints import SpecPath
 from lensmith.interfaces.specs import (
@@ -129,6 +138,13 @@ class ScheduleSpec(Section):
     """Share of the peak rate that the decay ends at. Default 0."""
 
 
+Packing = Literal["auto", "on", "off"]
+
+
+def _packing(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class BatchSpec(Section):
     """Rows of one optimiser step."""
 
@@ -136,8 +152,10 @@ class BatchSpec(Section):
     """Rows of one optimiser step over all ranks. Results do not depend on how many ranks share them."""
     micro: int | None = Field(None, ge=1)
     """Rows that a rank takes at once; the rest is accumulated. By default its whole share."""
-    packing: bool = False
-    """Lay the rows of a micro-batch end to end, each seeing only itself, so that no position is padding."""
+    packing: Annotated[Packing, BeforeValidator(_packing, Packing | bool)] = "auto"
+    """Lay the rows of a micro-batch end to end, each seeing only itself, so that no position is padding: the same loss
+    and gradients. `auto` does where the language model attends to samples one by one; `on` (or `true`) also where it
+    has to mask them, `off` (`false`) never. Default auto."""
 
 
 class DeepSpeedSpec(Section):
@@ -162,6 +180,32 @@ class CheckpointSpec(Section):
     """Write one after so many optimiser steps; by default none until the stage ends."""
     keep: int = Field(2, ge=1)
     """How many of the newest are kept."""
+
+
+Bytes = Annotated[ByteSize, Field(ge=0), WithJsonSchema({"type": ["integer", "string"]})]
+"""A number of bytes, or one with a unit: 50GB, 1.5TB, 200MiB."""
+
+
+def _cache(value: Any) -> Any:
+    """`cache: features` and `cache: off` are short for `{features: true}` and `{features: false}`."""
+    return {"features": value == "features"} if value in ("features", "off", False) else value
+
+
+class CacheSpec(Section):
+    """What is computed once and read ever after; `cache: features` for short."""
+
+    features: bool = True
+    """Encode each picture once with the frozen vision encoder and keep its features (tokens x width x bytes a number:
+    1.18 MB a view for CLIP-L/14-336 in half precision) for all epochs, stages and runs with the same encoder,
+    splitter and type. A picture that has them is neither decoded nor encoded. Default true."""
+    folder: SpecPath | None = None
+    """Where features are kept, shared by the runs and ranks that name it; by default `features` in $LENSMITH_CACHE,
+    else in `~/.cache/lensmith`."""
+    limit: Bytes = ByteSize(100_000_000_000)
+    """Bytes that the folder may take, the features of other encoders included. Default 100GB."""
+    over_limit: Literal["error", "encode"] = "error"
+    """When that is not enough: stop before anything is written, or keep what fits and `encode` the other pictures
+    whenever they are shown. Default error."""
 
 
 class StageSpec(Section):
@@ -193,8 +237,19 @@ class StageSpec(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of weights and arithmetic; `auto` is bf16 on accelerators that have it, else fp32. `fp16` scales the loss
     and leaves out steps whose gradient overflows. Default auto."""
+    tf32: bool = False
+    """Multiply fp32 numbers in TF32 (10 bits of mantissa) on GPUs that have it: several times faster than exact fp32, in
+    which `precision: fp32` computes else. Default false."""
+    compile: bool = False
+    """Compile the language model's blocks with torch.compile, one graph for rows of any length, where no weights are
+    sharded (ZeRO-3): minutes at the start, then less time for what is not a matrix product. Default false."""
     activation_checkpointing: bool = False
     """Keep only the input of each block and compute the rest again in the backward pass. Default false."""
+    cache: Annotated[CacheSpec, BeforeValidator(_cache, CacheSpec | Literal["features", "off", False])] = CacheSpec(
+        features=False
+    )
+    """`features` keeps what a frozen vision encoder makes of each picture; a mapping says where and how much of it.
+    Default off."""
     deepspeed: DeepSpeedSpec = DeepSpeedSpec()
     """Sharding and offload."""
     checkpoints: CheckpointSpec = CheckpointSpec()

@@ -38,6 +38,9 @@ def stage_problems(path: str, stage: StageSpec) -> list[Problem]:
         # DeepSpeed 0.19.8 divides its gradients by a loss scale that it multiplied the loss with in ZeRO 1 to 3 alone.
         text = "DeepSpeed scales the loss in ZeRO-1, 2 and 3 alone; set deepspeed.zero: 1"
         problems.append(Problem(f"{path}.precision", text))
+    if stage.compile and stage.deepspeed.zero == 3:
+        text = "ZeRO-3 gathers weights while a block runs, which a compiled block cannot wait for; set it to false"
+        problems.append(Problem(f"{path}.compile", text))
     warmup = stage.schedule.warmup_steps
     if warmup is not None and stage.max_steps is not None and warmup >= stage.max_steps:
         text = f"{warmup} warm-up steps leave none of max_steps {stage.max_steps} for the peak rate; lower it"

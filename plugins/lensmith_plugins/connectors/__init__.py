@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.connectors.grid_specs import PixelShuffleSpec, PoolSpec
-from lensmith_plugins.connectors.perceiver_spec import PerceiverSpec
-from lensmith_plugins.connectors.qformer_spec import QFormerSpec
-from lensmith_plugins.connectors.specs import IdentitySpec, LinearSpec, MlpSpec
 
-__all__ = [
-    "IdentitySpec",
-    "LinearSpec",
-    "MlpSpec",
-    "PerceiverSpec",
-    "PixelShuffleSpec",
-    "PoolSpec",
-    "QFormerSpec",
-    "api_version",
-    "lensmith_components",
-]
+__all__ = ["api_version", "lensmith_components"]
 
 api_version = 1
 
@@ -30,7 +16,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="linear",
-            spec=LinearSpec,
+            spec="lensmith_plugins.connectors.specs:LinearSpec",
             implementation="lensmith_plugins.connectors.linear:LinearConnector",
             summary="one linear layer for each token (LLaVA)",
             paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.1",
@@ -39,7 +25,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="mlp",
-            spec=MlpSpec,
+            spec="lensmith_plugins.connectors.specs:MlpSpec",
             implementation="lensmith_plugins.connectors.mlp:MlpConnector",
             summary="a multi-layer perceptron for each token (LLaVA-1.5)",
             paper="LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744)",
@@ -48,7 +34,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="identity",
-            spec=IdentitySpec,
+            spec="lensmith_plugins.connectors.specs:IdentitySpec",
             implementation="lensmith_plugins.connectors.identity:IdentityConnector",
             summary="the encoder's features as they are, where the widths are equal",
             paper="LLaVA's code, `mm_projector_type: identity`",
@@ -57,7 +43,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="qformer",
-            spec=QFormerSpec,
+            spec="lensmith_plugins.connectors.qformer_spec:QFormerSpec",
             implementation="lensmith_plugins.connectors.qformer:QFormerConnector",
             summary="learned queries that look at the picture, and at the question, in a BERT (BLIP-2, InstructBLIP)",
             paper="BLIP-2 (Li et al. 2023, arXiv 2301.12597); InstructBLIP (Dai et al. 2023, arXiv 2305.06500)",
@@ -66,7 +52,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="perceiver",
-            spec=PerceiverSpec,
+            spec="lensmith_plugins.connectors.perceiver_spec:PerceiverSpec",
             implementation="lensmith_plugins.connectors.perceiver:PerceiverConnector",
             summary="learned latents that look at the picture layer by layer (Flamingo)",
             paper="Flamingo (Alayrac et al. 2022, arXiv 2204.14198), section 3.1.1 and appendix A.1.1",
@@ -75,7 +61,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="pixel_shuffle",
-            spec=PixelShuffleSpec,
+            spec="lensmith_plugins.connectors.grid_specs:PixelShuffleSpec",
             implementation="lensmith_plugins.connectors.pixel_shuffle:PixelShuffleConnector",
             summary="neighbouring tokens side by side in one, a norm and a perceptron (InternVL)",
             paper="InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821), section 3.1",
@@ -84,7 +70,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="pool",
-            spec=PoolSpec,
+            spec="lensmith_plugins.connectors.grid_specs:PoolSpec",
             implementation="lensmith_plugins.connectors.pool:PoolConnector",
             summary="averages of neighbouring tokens and a perceptron (DeCo)",
             paper="DeCo (Yao et al. 2024, arXiv 2405.20985)",

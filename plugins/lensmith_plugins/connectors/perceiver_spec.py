@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -40,6 +41,11 @@ class PerceiverSpec(ConnectorSpec):
 
     activation: Literal["squared_relu", "relu", "gelu"] = "squared_relu"
     """Within the feed-forward layers. Default squared_relu."""
+
+    @classmethod
+    def tiny(cls, folder: Path) -> PerceiverSpec:
+        """See `PartSpec.tiny`."""
+        return cls(latents=5, depth=2, heads=2, head_width=4, ff_mult=2)
 
     def width_of_a_head(self, encoder: VisionShape) -> int:
         """`head_width` or its default.

@@ -63,6 +63,14 @@ class QFormerSpec(ConnectorSpec):
             raise ValueError("`instruction: true` needs a `tokenizer`: folder or hub id of a BERT tokenizer")
         return self
 
+    @classmethod
+    def tiny(cls, folder: Path) -> QFormerSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.connectors.tiny import write_bert_tokenizer
+
+        tokenizer = str(write_bert_tokenizer(folder))
+        return cls(queries=3, layers=3, width=24, heads=2, instruction=True, tokenizer=tokenizer)
+
     def sources(self) -> dict[str, str]:
         """Checkpoint, config and tokenizer."""
         named = {"checkpoint": self.checkpoint, "config": self.config, "tokenizer": self.tokenizer}

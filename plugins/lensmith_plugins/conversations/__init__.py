@@ -5,37 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.conversations.specs import (
-    ChatmlSpec,
-    HumanAssistantSpec,
-    Llama2Spec,
-    LlavaLlama2Spec,
-    LlavaV1Spec,
-    MistralInstructSpec,
-    PlainSpec,
-    TokenizerSpec,
-    V0MmtagSpec,
-    V0Spec,
-    V1MmtagSpec,
-    VicunaSpec,
-)
 
-__all__ = [
-    "ChatmlSpec",
-    "HumanAssistantSpec",
-    "Llama2Spec",
-    "LlavaLlama2Spec",
-    "LlavaV1Spec",
-    "MistralInstructSpec",
-    "PlainSpec",
-    "TokenizerSpec",
-    "V0MmtagSpec",
-    "V0Spec",
-    "V1MmtagSpec",
-    "VicunaSpec",
-    "api_version",
-    "lensmith_components",
-]
+__all__ = ["api_version", "lensmith_components"]
 
 api_version = 1
 
@@ -51,7 +22,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="plain",
-            spec=PlainSpec,
+            spec="lensmith_plugins.conversations.specs:PlainSpec",
             implementation=f"{_HERE}.plain:PlainConversation",
             summary="picture, then caption: the first stage of LLaVA",
             paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2: pre-training for feature alignment",
@@ -60,7 +31,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="vicuna_v1",
-            spec=VicunaSpec,
+            spec="lensmith_plugins.conversations.specs:VicunaSpec",
             implementation=f"{_HERE}.vicuna:VicunaConversation",
             summary="USER: … ASSISTANT: …</s>, as Vicuna 1.1 and later and LLaVA-1.5",
             paper="Vicuna 1.1 (LMSYS, FastChat); " + _LLAVA_1_5 + " (`v1`)",
@@ -69,7 +40,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="llava_v1",
-            spec=LlavaV1Spec,
+            spec="lensmith_plugins.conversations.specs:LlavaV1Spec",
             implementation=f"{_HERE}.vicuna:VicunaConversation",
             summary="vicuna_v1 with a system text about a human: LLaVA's demo and command line",
             paper=_LLAVA_1_5,
@@ -78,7 +49,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="v1_mmtag",
-            spec=V1MmtagSpec,
+            spec="lensmith_plugins.conversations.specs:V1MmtagSpec",
             implementation=f"{_HERE}.vicuna:VicunaConversation",
             summary="vicuna_v1 with <Image> and </Image> around pictures",
             paper=_LLAVA,
@@ -87,7 +58,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="v0",
-            spec=V0Spec,
+            spec="lensmith_plugins.conversations.specs:V0Spec",
             implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
             summary="llava_v0 after an example question and answer, as Vicuna 0",
             paper="Vicuna 0 (LMSYS, FastChat); " + _LLAVA,
@@ -96,7 +67,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="llava_v0",
-            spec=HumanAssistantSpec,
+            spec="lensmith_plugins.conversations.specs:HumanAssistantSpec",
             implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
             summary="### Human: … ### Assistant: …, the first LLaVA",
             paper=_LLAVA,
@@ -105,7 +76,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="v0_mmtag",
-            spec=V0MmtagSpec,
+            spec="lensmith_plugins.conversations.specs:V0MmtagSpec",
             implementation=f"{_HERE}.human_assistant:HumanAssistantConversation",
             summary="llava_v0 with <Image> and </Image> around pictures",
             paper=_LLAVA,
@@ -114,7 +85,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="llama_2",
-            spec=Llama2Spec,
+            spec="lensmith_plugins.conversations.specs:Llama2Spec",
             implementation=f"{_HERE}.llama2:Llama2Conversation",
             summary="[INST] … [/INST] … </s>, as LLaMA-2-chat",
             paper="Llama 2 (Touvron et al. 2023, arXiv 2307.09288), section 3.3 and the released code",
@@ -123,7 +94,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="llava_llama_2",
-            spec=LlavaLlama2Spec,
+            spec="lensmith_plugins.conversations.specs:LlavaLlama2Spec",
             implementation=f"{_HERE}.llama2:Llama2Conversation",
             summary="llama_2 with LLaVA's system text",
             paper=_LLAVA,
@@ -132,7 +103,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="mistral_instruct",
-            spec=MistralInstructSpec,
+            spec="lensmith_plugins.conversations.specs:MistralInstructSpec",
             implementation=f"{_HERE}.llama2:Llama2Conversation",
             summary="[INST] … [/INST] … </s> without a system text, as LLaVA-1.6 on Mistral",
             paper="Mistral 7B (Jiang et al. 2023, arXiv 2310.06825); LLaVA-1.6, released code",
@@ -141,7 +112,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="chatml",
-            spec=ChatmlSpec,
+            spec="lensmith_plugins.conversations.specs:ChatmlSpec",
             implementation=f"{_HERE}.chatml:ChatmlConversation",
             summary="<|im_start|>role … <|im_end|>, as Qwen and SmolLM2",
             paper="Chat Markup Language (OpenAI 2023); Qwen (Bai et al. 2023, arXiv 2309.16609)",
@@ -150,7 +121,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="tokenizer",
-            spec=TokenizerSpec,
+            spec="lensmith_plugins.conversations.specs:TokenizerSpec",
             implementation=f"{_HERE}.tokenizer:TokenizerConversation",
             summary="the chat template that came with the language model's tokenizer",
             paper="Chat templates of Hugging Face transformers (Wolf et al. 2020, arXiv 1910.03771)",

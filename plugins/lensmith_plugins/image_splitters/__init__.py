@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.image_splitters.specs import AnyresSpec, HdSpec, PadSpec, SingleViewSpec, SquareSpec
 
-__all__ = [
-    "AnyresSpec",
-    "HdSpec",
-    "PadSpec",
-    "SingleViewSpec",
-    "SquareSpec",
-    "api_version",
-    "lensmith_components",
-]
+__all__ = ["api_version", "lensmith_components"]
 
 api_version = 1
 
@@ -25,7 +16,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="square",
-            spec=SquareSpec,
+            spec="lensmith_plugins.image_splitters.specs:SquareSpec",
             implementation="lensmith_plugins.image_splitters.single_view:SquareSplitter",
             summary="one view, the picture's centre square",
             paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), with CLIP's crop (arXiv 2103.00020)",
@@ -34,7 +25,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="pad",
-            spec=PadSpec,
+            spec="lensmith_plugins.image_splitters.specs:PadSpec",
             implementation="lensmith_plugins.image_splitters.single_view:PadSplitter",
             summary="one view, the whole picture padded to a square (LLaVA-1.5)",
             paper="LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744)",
@@ -43,7 +34,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="anyres",
-            spec=AnyresSpec,
+            spec="lensmith_plugins.image_splitters.specs:AnyresSpec",
             implementation="lensmith_plugins.image_splitters.tiled:AnyresSplitter",
             summary="the whole picture and tiles of it at its own aspect ratio (LLaVA-1.6)",
             paper='LLaVA-1.6, "LLaVA-NeXT" (Liu et al. 2024, blog of January 30), and its code',
@@ -53,7 +44,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="hd",
-            spec=HdSpec,
+            spec="lensmith_plugins.image_splitters.specs:HdSpec",
             implementation="lensmith_plugins.image_splitters.tiled:HdSplitter",
             summary="the whole picture and up to six tiles of it, without their padding (LLaVA-1.5-HD)",
             paper="LLaVA-1.5-HD (Liu et al. 2023, arXiv 2310.03744), section 3.4",

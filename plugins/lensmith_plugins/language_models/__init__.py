@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.language_models.specs import HfCausalSpec, LlamaSpec, VicunaSpec
 
-__all__ = ["HfCausalSpec", "LlamaSpec", "VicunaSpec", "api_version", "lensmith_components"]
+__all__ = ["api_version", "lensmith_components"]
 
 api_version = 1
 
@@ -21,7 +20,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="llama",
-            spec=LlamaSpec,
+            spec="lensmith_plugins.language_models.specs:LlamaSpec",
             implementation=_IMPLEMENTATION,
             summary="LLaMA 1, 2, 3 and models of their architecture",
             paper="LLaMA (Touvron et al. 2023, arXiv 2302.13971); 2 (arXiv 2307.09288); 3 (arXiv 2407.21783)",
@@ -30,7 +29,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="vicuna",
-            spec=VicunaSpec,
+            spec="lensmith_plugins.language_models.specs:VicunaSpec",
             implementation=_IMPLEMENTATION,
             summary="Vicuna 1.1, 1.3 and 1.5, LLaVA's language models",
             paper="Vicuna (Chiang et al. 2023; Zheng et al. 2023, arXiv 2306.05685)",
@@ -39,7 +38,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="hf_causal",
-            spec=HfCausalSpec,
+            spec="lensmith_plugins.language_models.specs:HfCausalSpec",
             implementation=_IMPLEMENTATION,
             summary="any causal language model that transformers loads",
             paper="transformers (Wolf et al. 2020, arXiv 1910.03771)",

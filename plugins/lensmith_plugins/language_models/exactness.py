@@ -40,7 +40,8 @@ _LENGTH, _PADDING = 7, 3
 def check_exact(model: HfCausalLanguageModel) -> None:
     """Compare a model, decoded from input embeddings, with its own network on a few ids.
 
-    A model that packs samples wrongly is told to give each a row of its own instead.
+    A model that packs samples wrongly is told to give each a row of its own instead, one whose memory does not give
+    what decoding at once gives, to have none.
 
     Raises:
         ValueError: embeddings, decoder and head do not make the network's logits, or padding on the left changes
@@ -72,6 +73,8 @@ def check_exact(model: HfCausalLanguageModel) -> None:
         packed = _hidden(model, ids.repeat(2), steps.repeat(2), two)
         if not _close(packed, hidden.repeat(2, 1)):
             model.unpack()
+        if not _remembers(model, ids, hidden):
+            model.forget()
     finally:
         model.network.train(training)
 
@@ -79,6 +82,26 @@ def check_exact(model: HfCausalLanguageModel) -> None:
 def _hidden(model: HfCausalLanguageModel, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
     hidden: Tensor = model(model.embed(ids[None]), positions[None], segments[None])[0]
     return hidden
+
+
+def _remembers(model: HfCausalLanguageModel, ids: Tensor, hidden: Tensor) -> bool:
+    """Whether two equal branches behind the first ids are what they are without a memory."""
+    memory = model.memory()
+    if memory is None:
+        return False
+    begin = _LENGTH // 2
+    steps = torch.arange(_LENGTH, device=ids.device)[None]
+    own = torch.ones(_LENGTH - begin, _LENGTH - begin, dtype=torch.bool, device=ids.device).tril()
+    before = own.new_ones(2 * len(own), begin)
+    apart = torch.cat([torch.cat([own, own & False], dim=1), torch.cat([own & False, own], dim=1)])
+    visible = torch.cat([before, apart], dim=1)[None]
+    embeds = model.embed(ids[None])
+    try:
+        first = model.recall(embeds[:, :begin], steps[:, :begin], None, memory)
+        rest = model.recall(embeds[:, begin:].repeat(1, 2, 1), steps[:, begin:].repeat(1, 2), visible, memory)
+    except Exception:  # whatever a decoder says to a cache of keys and values that it does not have
+        return False
+    return _close(torch.cat([first[0], rest[0]]), torch.cat([hidden, hidden[begin:]]))
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, parameter_shapes
+from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, Memory, parameter_shapes
 from lensmith_plugins.language_models.added_tokens import add_rows, grow, with_added_tokens
 from lensmith_plugins.language_models.answers import (
     StopAtTexts,
@@ -24,8 +24,10 @@ from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.heads import logit_rule
 from lensmith_plugins.language_models.hf_loading import load_network, published_dtype, some
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
+from lensmith_plugins.language_models.memory import DecoderMemory, masks
 from lensmith_plugins.language_models.packing import AttentionPlan, one_segment_a_row
 from lensmith_plugins.language_models.quiet import quiet
+from lensmith_plugins.language_models.segments import NAME, in_one_row, keep_uncompiled
 from lensmith_plugins.language_models.shapes import language_shape
 from lensmith_plugins.language_models.specs import CausalSpec, LlamaSpec
 from lensmith_plugins.language_models.tokenizer_files import tokenizer_config
@@ -59,6 +61,8 @@ class HfCausalLanguageModel(LanguageModel):
         self._rule = logit_rule(config)
         self._takes_positions = "position_ids" in inspect.signature(type(self._decoder()).forward).parameters
         self._plan = AttentionPlan.of(config, config._attn_implementation) if self._takes_positions else None
+        self._remembers = self._plan
+        self._segmented = self._plan is not None and _attend_by_segments(network)
 
     @classmethod
     def build(cls, spec: CausalSpec, loading: Loading) -> HfCausalLanguageModel:
@@ -104,6 +108,10 @@ class HfCausalLanguageModel(LanguageModel):
         """From now on, give samples that are packed into a row rows of their own."""
         self._plan = None
 
+    def forget(self) -> None:
+        """From now on, have no memory."""
+        self._remembers = None
+
     def embed(self, ids: Tensor) -> Tensor:
         """See `LanguageModel.embed`.
 
@@ -117,13 +125,38 @@ class HfCausalLanguageModel(LanguageModel):
         """See `LanguageModel.forward`."""
         if int(segments.max()) <= 1:
             return self._decode(embeds, positions, segments > 0)
-        if self._plan is None:
+        plan = self._plan
+        if plan is None:
             return one_segment_a_row(self._decode, embeds, positions, segments)
-        return self._run(embeds, positions, self._plan.masks(segments, embeds.dtype))
+        if self._segmented:
+            return in_one_row(lambda e, p, starts: self._run(e, p, plan.borders(starts)), embeds, positions, segments)
+        return self._run(embeds, positions, plan.masks(segments, embeds.dtype))
 
     def head(self, hidden: Tensor) -> Tensor:
         """See `LanguageModel.head`."""
         return self._rule(self.network.get_output_embeddings()(hidden))
+
+    def memory(self) -> DecoderMemory | None:
+        """See `LanguageModel.memory`. None where masks by positions are not obeyed: alibi, states instead of keys."""
+        return None if self._remembers is None else DecoderMemory()
+
+    @torch.no_grad()
+    def recall(self, embeds: Tensor, positions: Tensor, visible: Tensor | None, memory: Memory) -> Tensor:
+        """See `LanguageModel.recall`."""
+        if self._remembers is None or not isinstance(memory, DecoderMemory):
+            raise TypeError(f"{type(memory).__name__} is no memory of this model")
+        known = memory.append(positions)
+        mask = None if visible is None else masks(self._remembers, visible, positions, known, embeds.dtype)
+        decoded = self._decoder()(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=memory.cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        hidden: Tensor = decoded.last_hidden_state
+        return hidden
 
     @torch.no_grad()
     def generate(
@@ -158,6 +191,14 @@ class HfCausalLanguageModel(LanguageModel):
             self.network.train(training)
         return [trim(row, ends, stops) for row in rows.tolist()]
 
+    def packing_obstacle(self) -> str:
+        """See `LanguageModel.packing_obstacle`."""
+        if self._plan is None:
+            return "its attention looks across samples that share a row"
+        if not self._segmented:
+            return "its attention implementation would compute, and mask, all pairs of samples that share a row"
+        return ""
+
     def checkpoint_activations(self) -> bool:
         """See `LanguageModel.checkpoint_activations`."""
         if not self.network.supports_gradient_checkpointing:
@@ -165,6 +206,15 @@ class HfCausalLanguageModel(LanguageModel):
         # Not the re-entrant kind: it would need inputs that require a gradient, which frozen embeddings do not.
         self.network.activation_checkpointing_enable({"use_reentrant": False})
         return True
+
+    def compile_blocks(self) -> bool:
+        """See `LanguageModel.compile_blocks`."""
+        layers = self.network.config.get_text_config().num_hidden_layers
+        blocks = next((m for m in self._decoder().children() if isinstance(m, nn.ModuleList) and len(m) == layers), ())
+        keep_uncompiled()
+        for block in blocks:
+            block.compile(dynamic=True)
+        return bool(blocks)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """See `LanguageModel.save`. The tokenizer's files go with it.
@@ -207,6 +257,14 @@ class HfCausalLanguageModel(LanguageModel):
         )
         hidden: Tensor = decoded.last_hidden_state
         return hidden
+
+
+def _attend_by_segments(network: Any) -> bool:
+    """Give a network that attends by SDPA the attention of `segments`; whether it has that now."""
+    if network.config.get_text_config()._attn_implementation == "sdpa":
+        with quiet():  # of an architecture whose attention cannot be chosen it warns and leaves it
+            network.set_attn_implementation(NAME)
+    return bool(network.config.get_text_config()._attn_implementation == NAME)
 
 
 def _shape(model: HfCausalLanguageModel, context_length: int | None) -> LanguageShape:

@@ -7,11 +7,12 @@ backend used here never adds a mark of its own; `HfTokenizer` puts a space in fr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +125,11 @@ class HfTokenizer(Tokenizer):
             return []
         known = self._backend().token_to_id(piece.removeprefix(MARK))
         return [(known if known is not None else self.unk_id or 0, offsets)]
+
+    def fingerprint(self) -> str:
+        """See `Tokenizer.fingerprint`: all that it is made of, but for where that came from."""
+        parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "source"}
+        return hashlib.sha256(repr(sorted(parts.items())).encode("utf-8", "surrogatepass")).hexdigest()
 
     def token_id(self, token: str) -> int | None:
         """See `Tokenizer.token_id`."""

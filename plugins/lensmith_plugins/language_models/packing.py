@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lensmith_plugins.language_models.segments import NAME, borders
 
 _WINDOWED = "sliding_attention"
 _KNOWN = {"full_attention", _WINDOWED}
@@ -35,7 +37,7 @@ class AttentionPlan:
             config: the decoder's config.
             attention: name of the attention implementation.
         """
-        if attention not in ("sdpa", "eager") or getattr(config, "alibi", False):
+        if attention not in ("sdpa", "eager", NAME) or getattr(config, "alibi", False):
             return None  # alibi counts its distances from the padding mask
         window = getattr(config, "sliding_window", None)
         layers = getattr(config, "layer_types", None)
@@ -65,7 +67,19 @@ class AttentionPlan:
                 blocked = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
                 allowed = blocked.masked_fill(~allowed, torch.finfo(dtype).min)
             masks[kind] = allowed
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        return _alone(masks)
+
+    def borders(self, starts: Sequence[int]) -> Tensor | dict[str, Tensor]:
+        """The same for one row without padding under the attention `segments.NAME`, at no cost.
+
+        Args:
+            starts: the first position of each sample.
+        """
+        return _alone({kind: borders(starts, self.window if kind == _WINDOWED else None) for kind in self.kinds})
+
+
+def _alone(masks: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def one_segment_a_row(

@@ -73,6 +73,13 @@ class CausalSpec(LanguageModelSpec):
             return self.checkpoint
         return str(self.config)
 
+    @classmethod
+    def tiny(cls, folder: Path) -> CausalSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith.testing.tiny import tiny_llama
+
+        return cls(checkpoint=str(tiny_llama(folder)))
+
     def tokenizer_source(self) -> str:
         """Where the tokenizer is read."""
         if self.tokenizer is not None:
@@ -185,3 +192,10 @@ class VicunaSpec(LlamaSpec):
 
 class HfCausalSpec(CausalSpec):
     """Any causal language model that transformers can load and that reads input embeddings."""
+
+    @classmethod
+    def tiny(cls, folder: Path) -> HfCausalSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith.testing.tiny import CHAT_TEMPLATE, tiny_llama
+
+        return cls(checkpoint=str(tiny_llama(folder, chat_template=CHAT_TEMPLATE)))

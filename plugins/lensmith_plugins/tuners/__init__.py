@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.tuners.lora_spec import LoraSpec, QLoraSpec
-from lensmith_plugins.tuners.peft_spec import PeftSpec
-from lensmith_plugins.tuners.specs import FrozenSpec, FullSpec
 
 api_version = 1
 
@@ -19,7 +16,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="frozen",
-            spec=FrozenSpec,
+            spec="lensmith_plugins.tuners.specs:FrozenSpec",
             implementation="lensmith_plugins.tuners.frozen:FrozenTuner",
             summary="Train the connector alone (LLaVA's stage 1)",
             paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2, stage 1",
@@ -28,7 +25,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="full",
-            spec=FullSpec,
+            spec="lensmith_plugins.tuners.specs:FullSpec",
             implementation="lensmith_plugins.tuners.full:FullTuner",
             summary="Train whole parts or ranges of layers, each with its own learning rate (LLaVA's stage 2)",
             paper="LLaVA (Liu et al. 2023, arXiv 2304.08485), section 4.2, stage 2",
@@ -41,7 +38,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="lora",
-            spec=LoraSpec,
+            spec="lensmith_plugins.tuners.lora_spec:LoraSpec",
             implementation="lensmith_plugins.tuners.lora:LoraTuner",
             summary="Train low-rank adapters on named linear layers, and the connector in full",
             paper="LoRA (Hu et al. 2021, arXiv 2106.09685); rsLoRA (arXiv 2312.03732); DoRA (arXiv 2402.09353)",
@@ -50,7 +47,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="qlora",
-            spec=QLoraSpec,
+            spec="lensmith_plugins.tuners.lora_spec:QLoraSpec",
             implementation="lensmith_plugins.tuners.qlora:QLoraTuner",
             summary="Train low-rank adapters over a language model in 4 bits, and the connector in full",
             paper="QLoRA (Dettmers et al. 2023, arXiv 2305.14314)",
@@ -59,7 +56,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="peft",
-            spec=PeftSpec,
+            spec="lensmith_plugins.tuners.peft_spec:PeftSpec",
             implementation="lensmith_plugins.tuners.peft_method:PeftTuner",
             summary="Train with any method of the peft library that works through input embeddings",
             paper="IA3 (arXiv 2205.05638), prefix tuning (2101.00190), LLaMA-Adapter (2303.16199), OFT (2306.07280), …",

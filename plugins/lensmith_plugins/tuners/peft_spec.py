@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -65,6 +66,11 @@ class PeftSpec(TunerSpec):
                 "config.prefix_projection: peft saves what it projects to, which cannot be trained further"
             )
         return self
+
+    @classmethod
+    def tiny(cls, folder: Path) -> PeftSpec:
+        """See `PartSpec.tiny`."""
+        return cls(method="prefix_tuning", config={"num_virtual_tokens": 2})
 
     def layers(self, parts: dict[str, Parameters]) -> list[str]:
         """The linear layers of the language model that are adapted, by their names in it.

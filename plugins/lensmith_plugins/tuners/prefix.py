@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from lensmith_plugins.language_models.segments import is_borders
+
 
 class Prefix(nn.Module):
     """Keys and values of P positions (arXiv 2101.00190, without the reparametrisation).
@@ -64,6 +66,8 @@ def _wider(mask: Any, tokens: int) -> Any:
     """A mask that lets every position see the prefix: (B, T), (B, 1, T, T), or several of these by kind."""
     if isinstance(mask, dict):
         return {kind: _wider(one, tokens) for kind, one in mask.items()}
+    if is_borders(mask):
+        return mask  # whose attention opens to all what stands before the row
     if mask.ndim == 2:
         return torch.cat([mask.new_ones(len(mask), tokens), mask], dim=1)
     open_to_all = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros

@@ -3,25 +3,8 @@
 from __future__ import annotations
 
 from lensmith import Component, Kind, hookimpl
-from lensmith_plugins.vision_encoders.specs import (
-    ClipSpec,
-    Dinov2Spec,
-    FusedSpec,
-    OpenClipSpec,
-    SiglipSpec,
-    TimmSpec,
-)
 
-__all__ = [
-    "ClipSpec",
-    "Dinov2Spec",
-    "FusedSpec",
-    "OpenClipSpec",
-    "SiglipSpec",
-    "TimmSpec",
-    "api_version",
-    "lensmith_components",
-]
+__all__ = ["api_version", "lensmith_components"]
 
 api_version = 1
 
@@ -33,7 +16,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="clip",
-            spec=ClipSpec,
+            spec="lensmith_plugins.vision_encoders.transformers_specs:ClipSpec",
             implementation="lensmith_plugins.vision_encoders.clip:ClipEncoder",
             summary="CLIP's vision transformer, patch features of one layer (LLaVA's vision tower)",
             paper="CLIP (Radford et al. 2021, arXiv 2103.00020), as LLaVA uses it (Liu et al. 2023, arXiv 2304.08485)",
@@ -42,7 +25,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="siglip",
-            spec=SiglipSpec,
+            spec="lensmith_plugins.vision_encoders.transformers_specs:SiglipSpec",
             implementation="lensmith_plugins.vision_encoders.siglip:SiglipEncoder",
             summary="SigLIP's and SigLIP 2's vision transformer, patch features of one layer",
             paper="SigLIP (Zhai et al. 2023, arXiv 2303.15343); SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786)",
@@ -51,7 +34,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="dinov2",
-            spec=Dinov2Spec,
+            spec="lensmith_plugins.vision_encoders.transformers_specs:Dinov2Spec",
             implementation="lensmith_plugins.vision_encoders.dinov2:Dinov2Encoder",
             summary="DINOv2's vision transformer, with or without registers, patch features of one layer",
             paper="DINOv2 (Oquab et al. 2023, arXiv 2304.07193); registers (Darcet et al. 2023, arXiv 2309.16588)",
@@ -60,7 +43,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="open_clip",
-            spec=OpenClipSpec,
+            spec="lensmith_plugins.vision_encoders.open_clip_spec:OpenClipSpec",
             implementation="lensmith_plugins.vision_encoders.open_clip_tower:OpenClipEncoder",
             summary="image tower of an open_clip model, patch features of one layer",
             paper="OpenCLIP (Ilharco et al. 2021, doi 10.5281/zenodo.5143773; Cherti et al. 2023, arXiv 2212.07143)",
@@ -69,7 +52,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="timm",
-            spec=TimmSpec,
+            spec="lensmith_plugins.vision_encoders.timm_spec:TimmSpec",
             implementation="lensmith_plugins.vision_encoders.timm_features:TimmEncoder",
             summary="feature maps of any timm model, convolutional or transformer, one or more levels",
             paper="PyTorch Image Models (Wightman 2019, doi 10.5281/zenodo.4414861); each model has its own paper",
@@ -78,7 +61,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="fused",
-            spec=FusedSpec,
+            spec="lensmith_plugins.vision_encoders.fused_spec:FusedSpec",
             implementation="lensmith_plugins.vision_encoders.fused:FusedEncoder",
             summary="two or more encoders side by side, features concatenated on the width",
             paper="Prismatic VLMs (Karamcheti et al. 2024, arXiv 2402.07865), section 4.2: DINOv2 and SigLIP",

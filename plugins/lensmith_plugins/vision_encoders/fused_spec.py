@@ -23,6 +23,15 @@ class FusedSpec(VisionEncoderSpec):
     """The encoders in the order of their features, each any installed vision encoder that is not made of others.
     Splitters pad with the background colour of the first. Required."""
 
+    @classmethod
+    def tiny(cls, folder: Path) -> FusedSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.vision_encoders.transformers_specs import ClipSpec, SiglipSpec
+
+        (folder / "clip").mkdir()
+        (folder / "siglip").mkdir()
+        return cls(encoders=[ClipSpec.tiny(folder / "clip"), SiglipSpec.tiny(folder / "siglip")])
+
     def folders(self) -> list[str]:
         """What the encoders' folders in an artifact are called, e.g. `0_dinov2`."""
         return [f"{number}_{_name(part)}" for number, part in enumerate(self.encoders)]

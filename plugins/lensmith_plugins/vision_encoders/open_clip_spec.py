@@ -59,6 +59,13 @@ class OpenClipSpec(VisionEncoderSpec):
             raise ValueError("pretrained is a tag of a model; name the model too")
         return self
 
+    @classmethod
+    def tiny(cls, folder: Path) -> OpenClipSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.vision_encoders.tiny import write_open_clip
+
+        return cls(checkpoint=write_open_clip(folder))
+
     def tower_config(self) -> dict[str, Any]:
         """The model's config in open_clip's form: `embed_dim`, `vision_cfg`, `quick_gelu`, ….
 

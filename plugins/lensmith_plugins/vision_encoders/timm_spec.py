@@ -64,6 +64,11 @@ class TimmSpec(VisionEncoderSpec):
             raise ValueError("give a checkpoint, or set pretrained for timm's own weights, not both")
         return self
 
+    @classmethod
+    def tiny(cls, folder: Path) -> TimmSpec:
+        """See `PartSpec.tiny`."""
+        return cls(model="test_vit2", image_size=64, levels=[0, -2])
+
     def sources(self) -> dict[str, str]:
         """The checkpoint, or the name of timm's own weights."""
         if self.checkpoint is not None:

@@ -105,6 +105,13 @@ class ClipSpec(TransformersSpec):
     cls_token: bool = False
     """Keep the class token, as the first token of a view. Default false: patches alone."""
 
+    @classmethod
+    def tiny(cls, folder: Path) -> ClipSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.vision_encoders.tiny import write_transformers
+
+        return cls(checkpoint=str(write_transformers(folder, "CLIPVision", intermediate_size=48)))
+
     def architecture(self) -> dict[str, Any]:
         """The sizes by their names in `CLIPVisionConfig` (see `TransformersSpec.architecture`)."""
         return clip_shape.read_architecture(str(self.config or self.checkpoint))
@@ -120,6 +127,13 @@ class SiglipSpec(TransformersSpec):
     There is no class token, and the attention pooling is not built. Blocks past the selected layer are neither built,
     loaded nor run.
     """
+
+    @classmethod
+    def tiny(cls, folder: Path) -> SiglipSpec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.vision_encoders.tiny import write_transformers
+
+        return cls(checkpoint=str(write_transformers(folder, "SiglipVision", intermediate_size=48)))
 
     def architecture(self) -> dict[str, Any]:
         """The sizes by their names in `SiglipVisionConfig` (see `TransformersSpec.architecture`)."""
@@ -146,6 +160,13 @@ class Dinov2Spec(TransformersSpec):
     """Side of a view in pixels: the shortest edge is resized to it and the centre square cropped, so that a square
     loses nothing. Default none: as preprocessor_config.json says (for the released weights the shortest edge to 256 and
     a crop of 224, which cuts a border of every picture); without that file, the config's image size."""
+
+    @classmethod
+    def tiny(cls, folder: Path) -> Dinov2Spec:
+        """See `PartSpec.tiny`."""
+        from lensmith_plugins.vision_encoders.tiny import write_transformers
+
+        return cls(checkpoint=str(write_transformers(folder, "Dinov2WithRegisters")), image_size=42)
 
     def architecture(self) -> dict[str, Any]:
         """The `model_type`, and the sizes by their names in its config class (see `TransformersSpec.architecture`)."""

@@ -12,6 +12,7 @@ import pytest
 
 from lensmith import Component, ConnectorSpec, Kind
 from lensmith.spec import dump, installed, load_spec, recipes
+from lensmith.spec.build import BASES
 from lensmith.spec.schema import json_schema
 from lensmith.spec.yaml import read_document
 from lensmith_registry import BrokenPluginError, Plugin, Registry
@@ -99,7 +100,7 @@ def test_what_it_refuses(data: dict[str, Any], errors: Errors) -> None:
 
 
 def test_every_installed_part_is_offered_with_its_fields_explained(schema: dict[str, Any]) -> None:
-    kinds = {"tuner": "StageSpec"} | dict.fromkeys((k.value for k in Kind if k is not Kind.TUNER), "ModelSpec")
+    kinds = {"tuner": "StageSpec"} | dict.fromkeys((k.value for k in BASES if k is not Kind.TUNER), "ModelSpec")
     for kind, owner in kinds.items():
         choices = schema["$defs"][owner]["properties"][kind]["anyOf"]
         names = installed().names(kind)

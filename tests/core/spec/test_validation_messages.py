@@ -53,20 +53,26 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
             "no vision_encoder is called 'clipp'. Did you mean 'clip'?"
             " Installed: clip, dinov2, fused, open_clip, siglip, timm.",
         ),
-        "model.image_splitter.color.2": (line(4), "should be less than or equal to 255; it is 256"),
+        "model.image_splitter.color.2": (
+            line(4),
+            "should be less than or equal to 255; it is 256 (Red, green and blue of the border, 0..255)",
+        ),
         "model.connector.depht": (
             line(7),
             "there is no such field. Did you mean 'depth'?"
             " Fields here: name, depth, activation, input_norm, output_scale, checkpoint.",
         ),
-        "model.connector.activation": (line(8), "should be 'gelu', 'gelu_tanh', 'relu' or 'silu'; it is 'rulu'"),
+        "model.connector.activation": (
+            line(8),
+            "should be 'gelu', 'gelu_tanh', 'relu' or 'silu'; it is 'rulu' (Between the layers)",
+        ),
         "model.language_model": (line(9), "say which language_model by its name: one of hf_causal, llama, vicuna"),
         "stages.align.tuner": (
             line(12),
             "no tuner is called 'frosen'. Did you mean 'frozen'? Installed: frozen, full, lora, peft, qlora.",
         ),
         "stages.align.lr": (line(14), "should be a valid number, unable to parse string as a number; it is 'fast'"),
-        "stages.Tune.tuner.rank": (line(16), "should be greater than or equal to 1; it is 0"),
+        "stages.Tune.tuner.rank": (line(16), "should be greater than or equal to 1; it is 0 (Rank of the update)"),
         "stages.Tune.data.sources.0.weigth": (
             line(19),
             "there is no such field. Did you mean 'weight'? Fields here: path, images, weight, fraction, seed.",

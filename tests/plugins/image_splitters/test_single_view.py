@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lensmith import ConnectorShape, TileLayout, VisionShape
-from lensmith_plugins.image_splitters import PadSpec, SingleViewSpec, SquareSpec
 from lensmith_plugins.image_splitters.single_view import PadSplitter, SquareSplitter
+from lensmith_plugins.image_splitters.specs import PadSpec, SingleViewSpec, SquareSpec
 
 META = Path(os.environ.get("LENSMITH_SHARED", Path(__file__).parents[3].parent / "shared")) / "golden/images/meta.json"
 ENCODER = VisionShape(image_size=(28, 28), grid=(2, 2), width=8)

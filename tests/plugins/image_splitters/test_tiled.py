@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from lensmith import ConnectorShape, IncompatibleParts, Size, TileLayout, VisionShape
-from lensmith_plugins.image_splitters import AnyresSpec, HdSpec
 from lensmith_plugins.image_splitters.canvas import content_box
-from lensmith_plugins.image_splitters.specs import TiledSpec
+from lensmith_plugins.image_splitters.specs import AnyresSpec, HdSpec, TiledSpec
 from lensmith_plugins.image_splitters.tiled import AnyresSplitter, HdSplitter, TiledSplitter
 
 ENCODER = VisionShape(image_size=(28, 28), grid=(4, 4), width=8)

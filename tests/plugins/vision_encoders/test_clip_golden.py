@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lensmith import Loading, TileLayout
-from lensmith_plugins.image_splitters import PadSpec, SquareSpec
 from lensmith_plugins.image_splitters.single_view import PadSplitter, SquareSplitter
+from lensmith_plugins.image_splitters.specs import PadSpec, SquareSpec
 from lensmith_plugins.vision_encoders.clip import ClipEncoder
 from lensmith_plugins.vision_encoders.specs import ClipSpec
 

@@ -1,0 +1,104 @@
+"""LLaVA-Bench (In-the-Wild): a judge reads captions of the picture and compares with text-only GPT-4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lensmith import DataError
+from lensmith.evaluation.files import Line, PictureFolder, find, last_of_each, read_json_lines, require
+from lensmith.interfaces.benchmark import Item, Predictions
+from lensmith_plugins.benchmarks.judge_texts import RULE_LLAVA_BENCH
+from lensmith_plugins.benchmarks.pairwise import Pair, Pairwise
+from lensmith_plugins.benchmarks.specs import LlavaBenchSpec
+
+_QUESTIONS = ("questions.jsonl", "*question*.jsonl")
+_CONTEXT = ("context.jsonl", "*context*.jsonl")
+_REFERENCES = ("answers_gpt4.jsonl", "answers_reference.jsonl", "*gpt4*.jsonl", "*reference*.jsonl")
+
+
+class LlavaBench(Pairwise):
+    """LLaVA-Bench, In-the-Wild (LLaVA, Liu et al. 2023, arXiv 2304.08485, section 5.1)."""
+
+    spec: LlavaBenchSpec
+
+    def items(self, data: Path, images: Path) -> list[Item]:
+        """The questions, without any format sentence."""
+        pictures = PictureFolder(images)
+        return [
+            Item(q["question_id"], q["text"], (pictures(q["image"]),), category=q["category"])
+            for q in map(_question, read_json_lines(find(data, "the questions of LLaVA-Bench", *_QUESTIONS)))
+        ]
+
+    def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
+        """See `Pairwise.pairs`."""
+        questions = [_question(line) for line in read_json_lines(find(data, "the questions", *_QUESTIONS))]
+        references = [_answer(line) for line in read_json_lines(find(data, "the reference answers", *_REFERENCES))]
+        context = {
+            line.value["image"]: line.value["caption"]
+            for line in read_json_lines(find(data, "the captions (context)", *_CONTEXT))
+        }
+        pairs = []
+        for question, reference, row in matched(questions, references, predictions, by_id=self.spec.pairing == "id"):
+            caption = context.get(question["image"])
+            if caption is None:
+                raise DataError(f"question {question['question_id']}: no caption of {question['image']} in the context")
+            caption = "\n".join(caption) if isinstance(caption, list) else caption
+            content = (
+                f"[Context]\n{caption}\n\n{dialogue(question['text'], reference['text'], row.text)}"
+                f"[System]\n{RULE_LLAVA_BENCH}\n\n"
+            )
+            category = f"llava_bench_{question['category']}"
+            pairs.append(
+                Pair(
+                    question["question_id"],
+                    category,
+                    question["text"],
+                    reference["text"],
+                    row.text,
+                    content,
+                    row.place,
+                )
+            )
+        return pairs
+
+
+def dialogue(question: str, first: str, second: str) -> str:
+    """The blocks of question and answers that every pairwise judge reads."""
+    return (
+        f"[Question]\n{question}\n\n"
+        f"[Assistant 1]\n{first}\n\n[End of Assistant 1]\n\n"
+        f"[Assistant 2]\n{second}\n\n[End of Assistant 2]\n\n"
+    )
+
+
+def matched(
+    questions: list[dict[str, Any]], references: list[dict[str, Any]], predictions: Predictions, *, by_id: bool
+) -> list[tuple[dict[str, Any], Mapping[str, Any], Any]]:
+    """Question, reference and answer of each question: line by line, or by their ids.
+
+    Raises:
+        DataError: there are more questions than answers, or, by id, one of them is missing.
+    """
+    if by_id:
+        given = last_of_each(predictions.rows, [])
+        known = {reference["question_id"]: reference for reference in references}
+        ids = [question["question_id"] for question in questions]
+        if lost := [i for i in ids if i not in given or i not in known]:
+            raise DataError(f"{len(lost)} questions have no answer or no reference: {', '.join(map(str, lost[:5]))}")
+        return [(question, known[i], given[i]) for question, i in zip(questions, ids, strict=True)]
+    if not len(questions) <= len(references) or len(predictions.rows) != len(questions):
+        raise DataError(
+            f"{len(questions)} questions, {len(references)} reference answers and {len(predictions.rows)} answers; they"
+            " are paired line by line, so that there must be as many (`pairing=id` pairs by question)"
+        )
+    return list(zip(questions, references, predictions.rows, strict=False))
+
+
+def _question(line: Line) -> dict[str, Any]:
+    return require(line, {"question_id": (int, str), "image": str, "text": str, "category": str}, "a question")
+
+
+def _answer(line: Line) -> dict[str, Any]:
+    return require(line, {"question_id": (int, str), "text": str}, "a reference answer")

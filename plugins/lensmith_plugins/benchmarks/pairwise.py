@@ -1,0 +1,209 @@
+"""A judge compares each answer with a reference answer: what LLaVA-Bench and Vicuna's 80 questions share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lensmith import Benchmark, DataError, LensmithError
+from lensmith.evaluation.files import Line, Reader, keyed, named, require
+from lensmith.interfaces.benchmark import (
+    Judge,
+    JudgeRequest,
+    Prediction,
+    Predictions,
+    Quantity,
+    SampleScore,
+    Scores,
+)
+from lensmith_plugins.benchmarks.judge_texts import CHECKER
+from lensmith_plugins.benchmarks.specs import PairwiseSpec
+
+UNREAD = (-1.0, -1.0)
+_is_review = keyed("question_id", "tuple")
+_is_old_review = keyed("question_id", "score", "reviewer_id")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question with both answers, ready to be judged."""
+
+    question_id: Any
+    category: str
+    question: str
+    reference: str
+    reply: str
+    content: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """What one run of the judge said of one answer: scores of the reference and of the model."""
+
+    question_id: Any
+    category: str
+    scores: tuple[float, float]
+    told: str
+
+
+def two_scores(reply: str) -> tuple[float, float]:
+    """The scores in the first line of a judge's reply, as LLaVA reads them; `UNREAD` where it cannot."""
+    cells = reply.split("\n")[0].replace(",", " ").split(" ")
+    if len(cells) != 2:
+        return UNREAD
+    try:
+        return float(cells[0]), float(cells[1])
+    except ValueError:
+        return UNREAD
+
+
+def reviews_form(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
+    """Reviews as LLaVA writes them: `{question_id, category, content, tuple}` a line, or its older `score`."""
+    key = "tuple" if _is_review(lines) else "score" if _is_old_review(lines) else None
+    if key is None:
+        return None
+    rows = []
+    for line in lines:
+        value = require(line, {"question_id": (int, str), key: list}, "a review")
+        scores = value[key]
+        if len(scores) != 2 or not all(isinstance(score, (int, float)) for score in scores):
+            raise DataError(f"{line.place}: {key!r} is {scores!r}, not two scores")
+        told = value.get("content", value.get("text", ""))
+        rows.append(Prediction(value["question_id"], str(told), place=line.place, data={**value, "tuple": scores}))
+    return rows
+
+
+class Pairwise(Benchmark):
+    """The score is the ratio of the judge's marks for the model and for the reference, in percent."""
+
+    spec: PairwiseSpec
+    judged = True
+    max_new_tokens = 1024
+    read = Reader(
+        {"reviews": reviews_form}, described="reviews {question_id, tuple, …} a line, several files being runs"
+    )
+
+    def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
+        """Questions with answers and what the judge is asked, in the order of the questions."""
+        raise NotImplementedError
+
+    def requests(self, predictions: Predictions, data: Path) -> list[JudgeRequest]:
+        """One for every question and repeat."""
+        if predictions.form == "reviews":
+            return []
+        pairs = self.pairs(predictions, data)
+        return [self._request(pair, repeat) for repeat in range(self.spec.repeats) for pair in pairs]
+
+    def _request(self, pair: Pair, repeat: int) -> JudgeRequest:
+        messages = ({"role": "system", "content": CHECKER}, {"role": "user", "content": pair.content})
+        return JudgeRequest(
+            f"{pair.question_id}/run {repeat + 1}",
+            self.spec.judge,
+            messages,
+            self.spec.temperature,
+            self.spec.max_tokens,
+        )
+
+    def score(self, predictions: Predictions, data: Path, judge: Judge | None = None) -> Scores:
+        """Percent of the reference's marks, the mean over the runs."""
+        notes: list[str] = []
+        asked: dict[Any, Pair] = {}
+        if predictions.form == "reviews":
+            runs = [self._read_reviews(run) for run in predictions.runs or (predictions,)]
+        else:
+            if judge is None:
+                raise LensmithError(
+                    "these are answers, not reviews: a judge grades them; say where it is (--judge-url)"
+                )
+            pairs = self.pairs(predictions, data)
+            asked = {pair.question_id: pair for pair in pairs}
+            told = judge(self.requests(predictions, data))
+            runs = []
+            for start in range(0, len(told), len(pairs)):
+                replies = told[start : start + len(pairs)]
+                runs.append(
+                    [
+                        Review(pair.question_id, pair.category, two_scores(reply), reply)
+                        for pair, reply in zip(pairs, replies, strict=True)
+                    ]
+                )
+        unread = [f"{r.question_id} (run {n})" for n, run in enumerate(runs, 1) for r in run if r.scores == UNREAD]
+        if unread:
+            what = "averaged in as -1 and -1, as in the paper" if self.spec.unparsable == "paper" else "left out"
+            notes.append(f"{len(unread)} of the judge's replies hold no two scores, {what}: {named(unread, 20)}")
+        metrics: dict[str, Any] = self._metrics(runs, paper=self.spec.unparsable == "paper")
+        metrics["as_in_the_paper"] = self._metrics(runs, paper=True)
+        metrics["unparsable_replies"] = len(unread)
+        kept = [r for run in runs for r in run if self.spec.unparsable == "paper" or r.scores != UNREAD]
+        by_question: dict[Any, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for review in kept:
+            for place in (0, 1):
+                by_question[review.question_id][place] += review.scores[place]
+        quantities = [Quantity("all.relative", list(by_question.values()), lambda ref, model: 100 * model / ref)]
+        samples = [self._sample(review, asked.get(review.question_id)) for run in runs for review in run]
+        return Scores("all.relative", metrics, samples, quantities, notes)
+
+    @staticmethod
+    def _sample(review: Review, pair: Pair | None) -> SampleScore:
+        reference, model = review.scores
+        return SampleScore(
+            review.question_id,
+            None if review.scores == UNREAD else model / 10,
+            pair.reply if pair else review.told,
+            "no two scores" if review.scores == UNREAD else f"{model:g} against {reference:g}",
+            pair.reference if pair else "",
+            pair.question if pair else "",
+            review.category,
+        )
+
+    @staticmethod
+    def _read_reviews(run: Predictions) -> list[Review]:
+        return [
+            Review(
+                row.question_id,
+                str(row.data.get("category", "")),
+                (float(row.data["tuple"][0]), float(row.data["tuple"][1])),
+                row.text,
+            )
+            for row in run.rows
+        ]
+
+    @staticmethod
+    def _metrics(runs: Sequence[Sequence[Review]], *, paper: bool) -> dict[str, Any]:
+        """Relative score and both means by category and over all: each run as LLaVA prints it, then their mean."""
+        printed: list[dict[str, dict[str, float]]] = []
+        for run in runs:
+            groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+            for review in run:
+                if paper or review.scores != UNREAD:
+                    groups["all"].append(review.scores)
+                    if review.category:
+                        groups[review.category].append(review.scores)
+            printed.append({name: _summary(scores) for name, scores in groups.items()})
+        names = sorted({name for run in printed for name in run})
+        metrics: dict[str, Any] = {}
+        for name in names or ["all"]:
+            found: list[Mapping[str, float]] = [run[name] for run in printed if name in run]
+            metrics[name] = {
+                key: sum(one[key] for one in found) / len(found) if found else None
+                for key in ("relative", "reference_x10", "model_x10")
+            }
+            if len(runs) > 1:
+                metrics[name]["runs"] = [one["relative"] for one in found]
+        return metrics
+
+
+def _summary(scores: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """As LLaVA's summary prints it: means to three decimals, then the ratio to one."""
+    reference, model = (round(value, 3) for value in np.asarray(scores).mean(0).tolist())
+    return {
+        "relative": round(model / reference * 100, 1) if reference else 0.0,
+        "reference_x10": round(reference * 10, 1),
+        "model_x10": round(model * 10, 1),
+    }

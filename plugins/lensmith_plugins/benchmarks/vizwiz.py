@@ -1,0 +1,151 @@
+"""VizWiz-VQA, as the challenge's API scores what LLaVA uploads."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensmith import Benchmark, DataError
+from lensmith.evaluation.files import (
+    Line,
+    PictureFolder,
+    Reader,
+    find,
+    find_all,
+    keyed,
+    last_of_each,
+    named,
+    read_json,
+    require,
+)
+from lensmith.evaluation.statistics import mean
+from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
+from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy, vqa
+from lensmith_plugins.benchmarks.llava_questions import question_items, question_lines
+from lensmith_plugins.benchmarks.specs import VizWizSpec
+from lensmith_plugins.benchmarks.texts import SHORT, UNANSWERABLE, ask
+from lensmith_plugins.benchmarks.vqav2 import percent
+
+_ANNOTATIONS = ("annotations.json", "val.json", "test.json", "*.json")
+_LLAVA = ("llava_test.jsonl", "llava_vizwiz*.jsonl", "llava_question_file.jsonl", "*question*.jsonl")
+_is_upload = keyed("image", "answer")
+
+
+def _upload(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
+    if not isinstance(document, list) or not _is_upload(lines):
+        return None
+    rows = []
+    for line in lines:
+        value = require(line, {"image": str, "answer": str}, "an upload of VizWiz")
+        rows.append(Prediction(value["image"], value["answer"], place=line.place, data=value))
+    return rows
+
+
+class VizWiz(Benchmark):
+    """VizWiz (Gurari et al. 2018, arXiv 1802.08218): accuracy against ten human answers, and whether there is one."""
+
+    spec: VizWizSpec
+    read = Reader({"upload": _upload}, tolerant=True, described="the upload [{image, answer}, …]")
+
+    def items(self, data: Path, images: Path) -> list[Item]:
+        """The questions in the order of the official file, or of LLaVA's; their ids are their numbers from 0."""
+        if lines := question_lines(data, *_LLAVA):
+            return question_items(lines, images)
+        pictures = PictureFolder(images)
+        return [
+            Item(number, ask(entry["question"], UNANSWERABLE, SHORT), (pictures(entry["image"]),), _reference(entry))
+            for number, entry in enumerate(_annotations(data, scored=False))
+        ]
+
+    def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
+        """Percent, rounded to two decimals."""
+        entries = _annotations(data, scored=True)
+        notes: list[str] = [f"{place}: not JSON, passed over" for place in predictions.skipped]
+        rows = self._by_image(predictions, data, [entry["image"] for entry in entries], notes)
+        missing = [entry["image"] for entry in entries if entry["image"] not in rows]
+        if missing:
+            raise DataError(f"{len(missing)} pictures have no answer: {named(missing)}; VizWiz scores whole files only")
+        convert = evalai if predictions.form == "llava" and self.spec.upload == "llava" else str
+        samples, unanswerable, groups = [], [], defaultdict(list)
+        for entry in entries:
+            row = rows[entry["image"]]
+            reply = vqa(convert(row.text), curly=True)
+            score = soft_accuracy(reply, [answer["answer"] for answer in entry["answers"]])
+            groups[entry.get("answer_type", "")].append(score)
+            unanswerable.append((1 - int(entry.get("answerable", 1)), reply == "unanswerable"))
+            samples.append(
+                SampleScore(
+                    row.question_id,
+                    score,
+                    row.text,
+                    reply,
+                    _reference(entry),
+                    entry["question"],
+                    entry.get("answer_type", ""),
+                )
+            )
+        scores = [sample.score or 0.0 for sample in samples]
+        metrics: dict[str, Any] = {"accuracy": percent(scores)}
+        if any(groups):
+            metrics["answer_type"] = {name: percent(values) for name, values in groups.items()}
+        metrics["unanswerability"] = _unanswerability(unanswerable)
+        return Scores("accuracy", metrics, samples, [mean("accuracy", scores)], notes)
+
+    @staticmethod
+    def _by_image(
+        predictions: Predictions, data: Path, images: Sequence[str], notes: list[str]
+    ) -> dict[str, Prediction]:
+        """Predictions by the picture's name; LLaVA's are by number, which its question file ties to a picture."""
+        given = last_of_each(predictions.rows, notes)
+        if predictions.form == "upload":
+            return given
+        lines = question_lines(data, *_LLAVA)
+        names = {line.value["question_id"]: line.value["image"] for line in lines} or dict(enumerate(images))
+        found = {names.get(identity, identity): row for identity, row in given.items()}
+        if foreign := [name for name in found if name not in set(images)]:
+            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
+        return found
+
+    def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
+        """EvalAI's file: a normalised answer for each picture."""
+        lines = question_lines(data, *_LLAVA)
+        images = [x.value["image"] for x in lines] or [x["image"] for x in _annotations(data, scored=False)]
+        rows = self._by_image(predictions, data, images, [])
+        if missing := [image for image in images if image not in rows]:
+            raise DataError(f"{len(missing)} pictures have no answer: {named(missing)}; the upload needs them all")
+        upload = [{"image": image, "answer": evalai(rows[image].text)} for image in images]
+        path = folder / "vizwiz_upload.json"
+        path.write_text(json.dumps(upload), encoding="utf-8")
+        return [path]
+
+
+def _reference(entry: dict[str, Any]) -> str:
+    answers = [answer["answer"] for answer in entry.get("answers", ())]
+    return max(answers, key=answers.count) if answers else ""
+
+
+def _annotations(data: Path, *, scored: bool) -> list[dict[str, Any]]:
+    keys = {"image": str, "question": str} | ({"answers": list} if scored else {})
+    for path in find_all(data, *_ANNOTATIONS):
+        document = read_json(path)
+        if isinstance(document, list) and document and keys.keys() <= dict(document[0]).keys():
+            return [require(Line(e, f"{path}, entry {n}"), keys, "an annotation") for n, e in enumerate(document, 1)]
+    path = find(data, "the annotations of VizWiz", *_ANNOTATIONS)
+    raise DataError(f"{path}: not a list of {{{', '.join(keys)}, …}}, as the annotations of VizWiz are")
+
+
+def _unanswerability(pairs: Sequence[tuple[int, bool]]) -> dict[str, float]:
+    """Average precision and F1 of saying `unanswerable`, in percent; a yes-or-no ranking has two levels."""
+    positives = sum(truth for truth, _ in pairs)
+    said = sum(told for _, told in pairs)
+    hits = sum(truth and told for truth, told in pairs)
+    if not positives:
+        return {"average_precision": 0.0, "f1": 0.0}
+    precision = hits / said if said else 0.0
+    recall = hits / positives
+    average = recall * precision + (1 - recall) * positives / len(pairs)
+    f1 = 2 * hits / (said + positives)
+    return {"average_precision": round(100 * average, 2), "f1": round(100 * f1, 2)}

@@ -1,0 +1,128 @@
+"""Any questions with answers: exact match, VQA accuracy and word F1."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensmith import Benchmark, DataError
+from lensmith.evaluation.files import PictureFolder, Reader, find, last_of_each, named, read_records, require
+from lensmith.evaluation.statistics import mean
+from lensmith.interfaces.benchmark import Item, Predictions, SampleScore, Scores
+from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy, vqa
+from lensmith_plugins.benchmarks.specs import VqaSpec
+from lensmith_plugins.benchmarks.texts import ask
+from lensmith_plugins.benchmarks.vqav2 import results
+
+_FILES = ("questions.jsonl", "*questions*.jsonl", "*.jsonl", "*.json")
+_LEAVE_ONE_OUT = 4
+"""From so many answers on, VQA accuracy leaves each annotator out in turn; fewer could never reach 1 that way."""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+_NORMALISE = {"vqa": vqa, "evalai": evalai, "none": _plain}
+
+
+class VqaRows(Benchmark):
+    """Rows `{id, image, question, answers}`; `image` may be a list or absent, `answer` may stand for one answer."""
+
+    spec: VqaSpec
+    read = Reader({"results": results}, described="a list [{question_id, answer}, …]")
+
+    def items(self, data: Path, images: Path) -> list[Item]:
+        """The rows' questions with the format sentence."""
+        pictures = PictureFolder(images)
+        items = []
+        for row in rows_of(data):
+            shown = row["image"] if isinstance(row["image"], list) else [row["image"]] if row["image"] else []
+            prompt = ask(row["question"], self.spec.suffix)
+            files = tuple(pictures(name) for name in shown)
+            items.append(Item(row["id"], prompt, files, row["answers"][0], row["category"]))
+        return items
+
+    def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
+        """Percent; a question without an answer is wrong."""
+        notes: list[str] = []
+        given = last_of_each(predictions.rows, notes)
+        rows = rows_of(data)
+        if missing := [row["id"] for row in rows if row["id"] not in given]:
+            notes.append(f"{len(missing)} questions without an answer, wrong: {named(missing)}")
+        known = {row["id"] for row in rows}
+        if foreign := [identity for identity in given if identity not in known]:
+            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
+        if len(missing) == len(rows):
+            raise DataError(f"no prediction is for a question of the data (ids such as {named(list(given))})")
+        normalise = _NORMALISE[self.spec.normalise]
+        lists: dict[str, list[float]] = {"vqa_accuracy": [], "exact_match": [], "f1": []}
+        categories: dict[str, list[float]] = defaultdict(list)
+        samples = []
+        for row in rows:
+            prediction = given.get(row["id"])
+            reply = normalise(prediction.text) if prediction else ""
+            answers = [normalise(answer) for answer in row["answers"]]
+            exact = float(prediction is not None and reply in answers)
+            enough = len(answers) >= _LEAVE_ONE_OUT
+            soft = soft_accuracy(reply, answers) if enough and prediction is not None else exact
+            lists["exact_match"].append(exact)
+            lists["vqa_accuracy"].append(soft)
+            lists["f1"].append(max(word_f1(reply, answer) for answer in answers) if prediction else 0.0)
+            categories[row["category"]].append(soft)
+            text = prediction.text if prediction else ""
+            samples.append(
+                SampleScore(row["id"], soft, text, reply, row["answers"][0], row["question"], row["category"])
+            )
+        metrics: dict[str, Any] = {name: _percent(values) for name, values in lists.items()}
+        if any(categories):
+            metrics["categories"] = {name: _percent(values) for name, values in sorted(categories.items()) if name}
+        return Scores("vqa_accuracy", metrics, samples, [mean(n, v) for n, v in lists.items()], notes)
+
+
+def word_f1(prediction: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of words (SQuAD, Rajpurkar et al. 2016)."""
+    told, truth = prediction.split(), answer.split()
+    if not told or not truth:
+        return float(told == truth)
+    same = sum((Counter(told) & Counter(truth)).values())
+    return 2 * same / (len(told) + len(truth))
+
+
+def rows_of(data: Path) -> list[dict[str, Any]]:
+    """Rows with `id`, `image`, `question`, `answers` and `category`.
+
+    Raises:
+        DataError: a row without a question or an answer, or an id that comes twice; by line.
+    """
+    path = find(data, "the questions", *_FILES)
+    rows, seen = [], set()
+    for line in read_records(path)[1]:
+        value = dict(require(line, {}, "a row"))
+        identity = value.get("id", value.get("question_id"))
+        question = value.get("question", value.get("text"))
+        answers: Sequence[Any] = value.get("answers") or ([value["answer"]] if "answer" in value else [])
+        texts = [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
+        if isinstance(identity, bool) or not isinstance(identity, (str, int)):
+            raise DataError(f"{line.place}: no `id`; a row is {{id, image, question, answers}}")
+        if not isinstance(question, str) or not texts or not all(isinstance(text, (str, int, float)) for text in texts):
+            raise DataError(f"{line.place}: row {identity!r} has no `question`, or no `answers` that are text")
+        if identity in seen:
+            raise DataError(f"{line.place}: the id {identity!r} comes a second time")
+        seen.add(identity)
+        rows.append(
+            {
+                "id": identity,
+                "image": value.get("image"),
+                "question": question,
+                "answers": [str(text) for text in texts],
+                "category": str(value.get("category", "")),
+            }
+        )
+    return rows
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100 * sum(values) / len(values)

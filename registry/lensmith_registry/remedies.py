@@ -1,0 +1,25 @@
+"""What the user of a plugin that fails can do about it."""
+
+from __future__ import annotations
+
+from lensmith_registry.errors import RegistryError
+from lensmith_registry.switches import DISABLE
+
+
+def remedy(error: BaseException, plugin: str, distribution: str) -> str:
+    """One or two sentences: how to make the plugin work, and how to go on without it.
+
+    Args:
+        error: what its import or registration raised.
+        plugin, distribution: its names.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        first = f"Install the package that provides {error.name.split('.')[0]!r}, or another version of {distribution}"
+    elif isinstance(error, RegistryError):
+        first = f"Install another version: `pip install --upgrade {distribution} lensmith`"
+    else:
+        first = f"Install another version of {distribution}"
+    return (
+        f"{first}; if none works, send its authors this report. To go on without it: `pip uninstall {distribution}`,"
+        f" or {DISABLE}={plugin} in the environment."
+    )
