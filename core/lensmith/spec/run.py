@@ -238,8 +238,8 @@ class StageSpec(Section):
     """Type of weights and arithmetic; `auto` is bf16 on accelerators that have it, else fp32. `fp16` scales the loss
     and leaves out steps whose gradient overflows. Default auto."""
     tf32: bool = False
-    """Multiply fp32 numbers in TF32 (10 bits of mantissa) on GPUs that have it: several times faster than exact fp32, in
-    which `precision: fp32` computes else. Default false."""
+    """Multiply fp32 numbers in TF32 (10 bits of mantissa) on GPUs that have it: several times faster than exact fp32.
+    Default false."""
     compile: bool = False
     """Compile the language model's blocks with torch.compile, one graph for rows of any length, where no weights are
     sharded (ZeRO-3): minutes at the start, then less time for what is not a matrix product. Default false."""
