@@ -39,6 +39,8 @@ from lensmith_registry import API_VERSION, Component, Kind, PartSpec, Registry, 
 if TYPE_CHECKING:
     from lensmith.ablation.engine import ablate
     from lensmith.assembly import assemble
+    from lensmith.conversion.exporting import export
+    from lensmith.conversion.importing import import_checkpoint
     from lensmith.evaluation.run import evaluate
     from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces import (
@@ -56,10 +58,8 @@ if TYPE_CHECKING:
         Tuner,
         VisionEncoder,
     )
-    from lensmith.interfaces.vision_encoder import parameter_shapes
-    from lensmith.conversion.exporting import export
-    from lensmith.conversion.importing import import_checkpoint
     from lensmith.interfaces.formats import Exporter, ExporterSpec, Found, Importer, ImporterSpec, PartFiles
+    from lensmith.interfaces.vision_encoder import parameter_shapes
     from lensmith.loading import load
     from lensmith.merging import merge
     from lensmith.model import MultimodalModel

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith.checkpoints import import_hint
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError
 from lensmith.files import atomic_folder, inventory, known_sha256, sha256, sketch, write_json
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from lensmith.interfaces.tuner import Tuner
     from lensmith.model import MultimodalModel
+    from lensmith.spec.run import ModelSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -59,6 +61,7 @@ class Manifest:
         if not path.is_file():
             inside = sorted(p.parent.name for p in folder.glob(f"*/{MANIFEST}"))
             hint = f"; it holds artifacts: {', '.join(inside)}" if inside else ""
+            hint = hint or import_hint(folder)
             raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}{hint}")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -132,7 +135,7 @@ def write_artifact(
         written.append(part)
     (folder / "tokenizer").mkdir()
     model.language_model.tokenizer.save(folder / "tokenizer")
-    write_json(folder / MANIFEST, _manifest(folder, model, tuner_spec, written, provenance))
+    write_json(folder / MANIFEST, manifest_data(folder, model.spec, tuner_spec, written, provenance))
 
 
 def whole_parts(model: MultimodalModel) -> set[str]:
@@ -168,18 +171,29 @@ def save_model(model: MultimodalModel, folder: Path) -> Path:
 
 def data_provenance(sources: Any) -> list[dict[str, Any]]:
     """Path, rows and hash of the sources of a mixture."""
+    from lensmith.data.columns import content_hash
+
     return [
-        {"path": str(s.spec.path), "rows": len(s.kept), "of": len(s.rows), "sha256": sha256(s.spec.path)}
+        {"path": str(s.spec.path), "rows": len(s.kept), "of": len(s.rows), "sha256": content_hash(s.spec.path, sha256)}
         for s in sources
     ]
 
 
-def _manifest(
-    folder: Path, model: MultimodalModel, tuner_spec: PartSpec | None, written: list[str], provenance: Provenance
+def manifest_data(
+    folder: Path, model: ModelSpec, tuner_spec: PartSpec | None, written: list[str], provenance: Provenance
 ) -> dict[str, Any]:
+    """The manifest of a folder that is otherwise complete.
+
+    Args:
+        folder: the artifact's, with everything but the manifest.
+        model: the parts.
+        tuner_spec: what made its adapters, or None.
+        written: the sub-folders that take the place of a base's weights, or add to them.
+        provenance: see there.
+    """
     from importlib.metadata import version
 
-    spec = model.spec.model_copy(update={"conversation": model.spec.conversation or default_conversation(model.spec)})
+    spec = model.model_copy(update={"conversation": model.conversation or default_conversation(model)})
     kinds = {kind.value: getattr(spec, kind.value) for kind in Kind if hasattr(spec, kind.value)}
     if tuner_spec is not None:
         kinds["tuner"] = tuner_spec
@@ -208,13 +222,13 @@ def _provider(kind: Kind, part: PartSpec) -> dict[str, Any]:
     return {**found, "parts": inside} if inside else found
 
 
-def _sources(model: MultimodalModel, written: list[str]) -> dict[str, Any]:
+def _sources(model: ModelSpec, written: list[str]) -> dict[str, Any]:
     """Size and hash of the weight files that the artifact needs and does not hold."""
     found: dict[str, Any] = {}
     for part in LARGE_PARTS:
         if part in written:
             continue
-        for name, source in getattr(model.spec, part).sources().items():
+        for name, source in getattr(model, part).sources().items():
             path = Path(source)
             if path.is_dir():
                 files = [p for p in sorted(path.iterdir()) if p.suffix in (".safetensors", ".bin", ".json")]

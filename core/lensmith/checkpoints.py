@@ -59,6 +59,14 @@ Checkpoint = Annotated[str, BeforeValidator(_checkpoint), AfterValidator(str), W
 """A local folder or file (relative to the spec file), or a hub id `owner/name`."""
 
 
+def import_hint(folder: Path) -> str:
+    """What to do with a folder that is no artifact and holds weights; empty for any other."""
+    ends = {".safetensors", ".bin"}
+    if folder.is_dir() and any(path.suffix in ends for path in folder.iterdir()):
+        return f"; it holds weights: if another project wrote it, `lensmith import {folder}` makes an artifact of it"
+    return ""
+
+
 def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any]:
     """The JSON config of a checkpoint.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lensmith.data.batch import Batch
@@ -19,11 +18,13 @@ from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
 from lensmith.interfaces.shapes import TileLayout
 from lensmith.interfaces.text import IGNORE_LABEL, Conversation
 from lensmith.interfaces.vision_encoder import VisionEncoder
+from lensmith.loss import summed_cross_entropy
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from lensmith.data.sample import PicturePipeline
+    from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces.tuner import Tuner
     from lensmith.spec.run import ModelSpec
 
@@ -56,6 +57,8 @@ class MultimodalModel(nn.Module):
         self.language_model = language_model
         self.conversation = conversation.bind(language_model.tokenizer)
         self.pictures = pictures
+        self.encodes = True
+        """Whether the vision encoder runs in training; not where every rank has all features from the cache."""
         self.changed: set[str] = set()
         """Parts whose weights are no longer those that a user's spec names; an artifact holds them in full."""
         self.tuner: Tuner | None = None
@@ -72,8 +75,8 @@ class MultimodalModel(nn.Module):
         embeds = self.embed(batch, dummy_picture=dummy_picture)
         hidden = self.language_model(embeds, batch.positions, batch.segments)
         supervised = batch.targets != IGNORE_LABEL
-        logits = self.language_model.head(hidden[supervised])  # (supervised positions, vocabulary), no others
-        return F.cross_entropy(logits.float(), batch.targets[supervised], reduction="sum")
+        head, vocabulary = self.language_model.head, self.language_model.shape.vocabulary
+        return summed_cross_entropy(head, hidden[supervised], batch.targets[supervised], vocabulary)
 
     def embed(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
         """Embeddings (B, T, D) of a batch, picture features in their places.
@@ -82,9 +85,10 @@ class MultimodalModel(nn.Module):
             LensmithError: the features do not fill exactly the positions that were laid out for them.
         """
         embeds = self.language_model.embed(batch.ids)
-        if batch.pixels is None:
+        if batch.pixels is None and batch.features is None:
             return embeds + self._nothing(embeds) if dummy_picture else embeds
-        features = self.connect(self.encode(batch.pixels), batch.layouts, batch.instructions)
+        views = self.views(batch, dummy_picture=dummy_picture)
+        features = self.connect(views, batch.layouts, batch.instructions)
         if len(features) != len(batch.image_positions):
             raise LensmithError(
                 f"{len(batch.layouts)} pictures gave {len(features)} features for {len(batch.image_positions)}"
@@ -92,6 +96,30 @@ class MultimodalModel(nn.Module):
             )
         flat = embeds.flatten(0, 1).index_copy(0, batch.image_positions, features.to(embeds.dtype))
         return flat.view_as(embeds)
+
+    def views(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
+        """Features (V, N, W) of all views of a batch, those that came from the cache in their places."""
+        if batch.features is None:
+            assert batch.pixels is not None
+            return self._made(batch.pixels, batch.repeats)
+        if batch.pixels is None:
+            if dummy_picture and self.encodes:
+                self._blank(batch.ids.device)  # as on the ranks that encode: ZeRO-3 gathers weights on all or none
+            return batch.features
+        made = self._made(batch.pixels, batch.repeats)
+        known = [done for done, layout in zip(batch.encoded, batch.layouts, strict=True) for _ in range(layout.views)]
+        place = torch.tensor(known, device=made.device)
+        merged = made.new_empty(len(known), *made.shape[1:])
+        merged[place], merged[~place] = batch.features.to(made.dtype), made
+        return merged
+
+    def _made(self, pixels: Tensor, repeats: Tensor | None) -> Tensor:
+        """Features of views, those that are shown more than once encoded once."""
+        if repeats is None:
+            return self.encode(pixels)
+        if any(isinstance(m, nn.modules.batchnorm._NormBase) and m.training for m in self.vision_encoder.modules()):
+            return self.encode(pixels[repeats])  # whose statistics count how often each is shown
+        return self.encode(pixels)[repeats]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Features (V, N, W) of views; without autograd where the encoder does not train."""
@@ -124,11 +152,20 @@ class MultimodalModel(nn.Module):
         """Zero that depends on encoder, connector and splitter: the graph of a picture without its effect."""
         shape = self.vision_encoder.shape
         layout = self.pictures.layout(*shape.image_size)
-        pixels = torch.zeros(layout.views, shape.channels, *shape.image_size, device=embeds.device)
+        if self.encodes:
+            views = self._blank(embeds.device)
+        else:
+            views = torch.zeros(layout.views, shape.tokens, shape.width, device=embeds.device)
         # An empty slice keeps the graph and cannot carry a NaN, which a product with zero could; nor may a blank
         # picture's features, whose product with the zero gradient is the connector's.
-        features = torch.nan_to_num(self.encode(pixels), 0.0, 0.0, 0.0)
+        features = torch.nan_to_num(views, 0.0, 0.0, 0.0)
         return self.connect(features, (layout,), ("",))[:0].sum().to(embeds.dtype)
+
+    def _blank(self, device: torch.device) -> Tensor:
+        """Features (V, N, W) of an empty picture."""
+        shape = self.vision_encoder.shape
+        layout = self.pictures.layout(*shape.image_size)
+        return self.encode(torch.zeros(layout.views, shape.channels, *shape.image_size, device=device))
 
     def _dtype(self, part: nn.Module) -> torch.dtype:
         return next((p.dtype for p in part.parameters() if p.is_floating_point()), torch.float32)
@@ -174,11 +211,51 @@ class MultimodalModel(nn.Module):
         options: GenerationOptions | None = None,
         batch_size: int = 8,
     ) -> list[str]:
-        """Answers to several questions, the same as one by one (greedy), in their order."""
+        """Answers to several questions, the same as one by one (greedy), in their order.
+
+        A picture is encoded once however many questions show it, and what their prompts begin with is decoded once.
+
+        Args:
+            questions: pictures and prompt of each, as in `generate`.
+            options: as in `generate`.
+            batch_size: answers that grow at the same time.
+
+        Raises:
+            DataError: a question that cannot be asked.
+        """
         from lensmith.generation import Question, answer
 
         asked = [Question.of(images, prompt) for images, prompt in questions]
         return answer(self, asked, options or GenerationOptions(), batch_size=batch_size)
+
+    def score(
+        self,
+        questions: Sequence[tuple[Image.Image | str | Path | Sequence[Image.Image | str | Path] | None, str]],
+        candidates: Sequence[str] | Sequence[Sequence[str]],
+        batch_size: int = 64,
+    ) -> list[list[Likelihood]]:
+        """How likely each candidate is as the whole answer, its end included: minus the loss of training.
+
+        Args:
+            questions: pictures and prompt of each, as in `generate`; those about the same pictures share their prefill.
+            candidates: answers to score, the same for all questions, or a list for each.
+            batch_size: questions that are scored together.
+
+        Returns:
+            For each question its candidates' likelihoods, in their order.
+
+        Raises:
+            DataError: a question that cannot be asked, or a candidate with nothing in it.
+            ValueError: lists of candidates that are not as many as questions.
+        """
+        from lensmith.generation import Question, score
+
+        asked = [Question.of(images, prompt) for images, prompt in questions]
+        same = [candidate for candidate in candidates if isinstance(candidate, str)]
+        each = [same] * len(asked) if same else [list(own) for own in candidates]
+        if len(each) != len(asked):
+            raise ValueError(f"{len(each)} lists of candidates for {len(asked)} questions; give one for each")
+        return score(self, asked, each, batch_size)
 
     def stream(
         self,

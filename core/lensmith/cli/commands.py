@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "training:train",
     "plot": "plot:plot",
     "generate": "use:generate",
+    "serve": "serve:serve",
     "eval": "evaluation_run:evaluate",
     "score": "evaluation:score",
     "merge": "merge:merge",

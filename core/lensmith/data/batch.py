@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensmith.data.sample import Sample
+from lensmith.data.sample import Picture, Sample
 from lensmith.interfaces.shapes import TileLayout
 from lensmith.interfaces.text import IGNORE_LABEL
 
@@ -24,10 +24,14 @@ class Batch:
         segments: (B, T); 0 is padding, 1, 2, … number the samples of a row.
         targets: (B, T) the id that each position predicts, or -100.
         image_positions: (P,) indices into the flattened (B · T) positions, in the pictures' order.
-        pixels: (V, 3, H, W), or None where no row shows a picture.
+        pixels: (V, 3, H, W) of the pictures that must be encoded, or None where there are none.
         layouts: one a picture.
         instructions: one a picture, the words that it is shown with.
         rows: the rows' ids, for messages.
+        features: (V, N, W) of the pictures that come with theirs, or None where there are none.
+        encoded: one a picture, whether it does.
+        repeats: for each view of the pictures that must be encoded its place in `pixels`, where some are shown more
+            than once; None where all differ.
     """
 
     ids: Tensor
@@ -39,6 +43,9 @@ class Batch:
     layouts: tuple[TileLayout, ...] = ()
     instructions: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    features: Tensor | None = None
+    encoded: tuple[bool, ...] = ()
+    repeats: Tensor | None = None
 
     @property
     def target_count(self) -> int:
@@ -81,14 +88,35 @@ def pack(rows: Sequence[Sequence[Sample]], pad_id: int, *, left: bool = False) -
             image_positions.extend(number * length + start + position for position in sample.image_positions)
             start = end
     pictures = [picture for row in rows for sample in row for picture in sample.pictures]
+    pixels, repeats = _different([picture for picture in pictures if picture.features is None])
+    features = [picture.features for picture in pictures if picture.features is not None]
     return Batch(
         ids=ids,
         positions=positions,
         segments=segments,
         targets=targets,
         image_positions=torch.tensor(image_positions, dtype=torch.long),
-        pixels=torch.cat([picture.pixels for picture in pictures]) if pictures else None,
+        pixels=torch.cat(pixels) if pixels else None,
         layouts=tuple(picture.layout for picture in pictures),
         instructions=tuple(picture.instruction for picture in pictures),
         rows=tuple(sample.id for row in rows for sample in row),
+        features=torch.cat(features) if features else None,
+        encoded=tuple(picture.features is not None for picture in pictures),
+        repeats=repeats,
     )
+
+
+def _different(pictures: Sequence[Picture]) -> tuple[list[Tensor], Tensor | None]:
+    """Pixels of pictures, those of one file once; and, if that left any out, for each view its place among them."""
+    pixels: list[Tensor] = []
+    places: list[Tensor] = []
+    first: dict[str, Tensor] = {}
+    for picture in pictures:
+        place = first.get(picture.file) if picture.file else None
+        if place is None:
+            start = sum(map(len, pixels))
+            place = torch.arange(start, start + len(picture.pixels))
+            first[picture.file] = place
+            pixels.append(picture.pixels)
+        places.append(place)
+    return pixels, torch.cat(places) if len(pixels) < len(pictures) else None

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
 from dataclasses import dataclass
+from importlib.metadata import version
 
+import numpy as np
+
+from lensmith.data.columns import Column, column
 from lensmith.data.encode import Encoded
 from lensmith.data.order import modality_length
 from lensmith.data.rows import LongRow, Row, RowError, identity, parse_row
 from lensmith.data.sample import PicturePipeline, Sample, encode_row, expand, instructions, truncate
-from lensmith.data.sources import Mixture
+from lensmith.data.sources import Mixture, RowFile
+from lensmith.data.survey import UNUSABLE, Texts, survey
 from lensmith.errors import DataError
-from lensmith.interfaces.text import Conversation, Tokenizer
+from lensmith.interfaces.text import IMAGE_ID, Conversation, ConversationError, Tokenizer, Turn
 
 
 @dataclass
@@ -108,21 +114,97 @@ class RowReader:
         Raises:
             DataError: a row without words, with its file and line.
         """
-        found = []
-        for index in range(len(self.mixture)):
-            source, number = self.mixture.locate(index)
-            try:
-                found.append(modality_length(source.rows[number]))
-            except DataError as error:
-                raise RowError(f"{source.rows.place(number)}: row {error}") from error
+        found: list[int] = []
+        for source in self.mixture.sources:
+            words = column(source.spec.path, "words", lambda source=source: _words(source.rows))  # type: ignore[misc]
+            for number in source.kept:
+                if not words[number]:
+                    _refuse(source.rows, number)
+                found.append(int(words[number]))
         return found
 
-    def audit(self, indices: Iterable[int]) -> dict[int, str]:
-        """Check the text of rows, without their pictures: messages of those that cannot be used."""
-        bad: dict[int, str] = {}
-        for index in indices:
+    def survey(self) -> Texts:
+        """What the text of each row comes to, by running index: entries of `lensmith.data.survey.TEXT`.
+
+        It is worked out when a file is first read with a tokenizer and template, and kept beside it.
+        """
+        same = self._fingerprint()
+        start, found = 0, []
+        for source in self.mixture.sources:
+            rows = range(start, start := start + len(source.kept))
+            if same:
+                depends = json.dumps([same, source.spec.fraction, source.spec.seed, len(rows)])
+                found.append(column(source.spec.path, "text", lambda rows=rows: survey(rows, self._text), depends))  # type: ignore[misc]
+            else:
+                found.append(survey(rows, self._text))
+        return np.concatenate(found) if len(found) != 1 else found[0]
+
+    def problem(self, index: int) -> str:
+        """Why the text of a row cannot be used; empty where it can."""
+        try:
+            self.encoded(index)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def _text(self, index: int) -> tuple[int, int, int]:
+        try:
+            encoded = self.encoded(index)
+        except DataError:
+            return UNUSABLE
+        images = encoded.ids.count(IMAGE_ID)
+        return len(encoded.ids) - images, images, sum(end - start for start, end in encoded.supervised)
+
+    def _fingerprint(self) -> str:
+        """What the ids of a row depend on besides the row; empty where that is not known.
+
+        A template is told by what it makes of a few conversations.
+        """
+        tokenizer = self.tokenizer.fingerprint()
+        if not tokenizer:
+            return ""
+        rendered = []
+        for turns in _PROBES:
             try:
-                self.encoded(index)
-            except DataError as error:
-                bad[index] = str(error)
-        return bad
+                rendered.append(repr(self.conversation.render(turns)))
+            except ConversationError as error:
+                rendered.append(str(error))
+        kind = type(self.conversation)
+        said = [tokenizer, kind.__module__, kind.__qualname__, self.mixture.spec.image_placement, rendered]
+        return hashlib.sha256(json.dumps([version("lensmith"), *said]).encode()).hexdigest()
+
+
+_PROBES = (
+    (Turn("user", ("One?",)), Turn("assistant", ("Two.",))),
+    (Turn("user", (None, "\n One? ")), Turn("assistant", (" 2.\n",)), Turn("user", ("3",)), Turn("assistant", ("4",))),
+    (Turn("user", ("One", None, "two", None)), Turn("assistant", (None, "three"))),
+    (Turn("user", ("Left open",)),),
+)
+"""Conversations that templates render in different ways."""
+
+
+def _words(rows: RowFile) -> Column:
+    """The signed length of every row of a file; 0 for one that has none."""
+
+    def words(number: int) -> int:
+        try:
+            return modality_length(rows[number])
+        except (DataError, LookupError, TypeError, AttributeError):
+            return 0
+
+    return np.array([words(number) for number in range(len(rows))], dtype=np.int32)
+
+
+def _refuse(rows: RowFile, number: int) -> None:
+    """Say why a row has no length.
+
+    Raises:
+        DataError: always, with the row's file and line.
+    """
+    try:
+        modality_length(rows[number])
+    except DataError as error:
+        raise RowError(f"{rows.place(number)}: row {error}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise RowError(f"{rows.place(number)}: row has no `conversations` whose words could be counted") from error
+    raise RowError(f"{rows.place(number)}: row changed while it was read; start again")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from lensmith.features.lookup import KnownPictures
     from lensmith.interfaces.image_splitter import ImageSplitter
     from lensmith.interfaces.specs import ImageSplitterSpec
     from lensmith.interfaces.vision_encoder import Preprocessing
@@ -31,11 +32,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Picture:
-    """One prepared picture: pixels (V, 3, H, W), how its views are merged, and the words that it is shown with."""
+    """One prepared picture.
+
+    Args:
+        pixels: (V, 3, H, W); no view of them where it has features.
+        layout: how its views are merged.
+        instruction: the words that it is shown with.
+        features: (V, N, W) from the feature cache.
+        file: where it is from, so that a batch that shows it twice encodes it once; empty where that is not known.
+    """
 
     pixels: Tensor
     layout: TileLayout
     instruction: str = ""
+    features: Tensor | None = None
+    file: str = ""
 
 
 @dataclass
@@ -59,7 +70,10 @@ class Sample:
 
 @dataclass
 class PicturePipeline:
-    """From a picture file to pixels, by the parts' own rules and without weights. Workers inherit it by fork."""
+    """From a picture file to pixels, by the parts' own rules and without weights. Workers inherit it by fork.
+
+    With `features` (see `lensmith.features`) the pictures that it knows come with theirs, and their files stay closed.
+    """
 
     policy: PicturePolicy
     splitter: type[ImageSplitter]
@@ -67,10 +81,18 @@ class PicturePipeline:
     preprocessing: Preprocessing
     encoder: VisionShape
     connector: ConnectorShape
+    features: KnownPictures | None = None
 
     def open(self, root: Path, name: str, instruction: str = "") -> Picture:
         """Read and prepare one file below `root`."""
-        return self.prepare(open_picture(resolve_inside(root, name), self.policy), instruction)
+        if self.features is not None and (known := self.features.find(root, name)) is not None:
+            features, size = known
+            nothing = features.new_empty(0, self.encoder.channels, *self.encoder.image_size)
+            return Picture(nothing, self.layout(*size), instruction, features)
+        path = resolve_inside(root, name)
+        picture = self.prepare(open_picture(path, self.policy), instruction)
+        picture.file = str(path)
+        return picture
 
     def layout(self, height: int, width: int) -> TileLayout:
         """How a picture of that size is cut and how many positions it takes."""

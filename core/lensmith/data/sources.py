@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
+from lensmith.data.index import decoded, is_list, places
 from lensmith.errors import DataError
 from lensmith.spec.run import DataSpec, SourceSpec
-
-_BLANK = b"\xef\xbb\xbf \t\r\n"
-"""What a line without a row may hold, a byte-order mark included."""
 
 
 class RowFile(Sequence[Any]):
     """The decoded rows of one file, a JSON list or JSON lines.
 
-    JSON lines are read on demand through an index of line starts, so that a large file costs little memory.
+    Each is read when it is asked for, through an index of where it lies, so that a large file costs little memory and
+    is not read through again (see `columns`).
 
     Raises:
-        DataError: missing file, or not JSON, with the line; a malformed line of a JSON-lines file is only met
-            when that row is read.
+        DataError: missing file, or a list that is not JSON, with the line; a malformed line of a JSON-lines file is
+            only met when that row is read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._list: list[Any] | None = None
-        self._starts = array("Q")
-        self._lines = array("L")
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; `path` names a JSON or JSON-lines file of rows")
-        with path.open("rb") as file:
-            head = file.read(4096).lstrip(_BLANK)
-            if not head:
-                raise DataError(f"{path} is empty; it must hold rows")
-            if head.startswith(b"["):
-                self._list = self._read_list(path)
-            else:
-                file.seek(0)
-                self._index(file)
-
-    def _index(self, file: Any) -> None:
-        offset = 0
-        for number, line in enumerate(file, start=1):
-            if line.strip(_BLANK):
-                self._starts.append(offset)
-                self._lines.append(number)
-            offset += len(line)
-
-    @staticmethod
-    def _read_list(path: Path) -> list[Any]:
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text: {error}") from error
-        if not isinstance(loaded, list):
-            raise DataError(f"{path}: a JSON file of rows is a list")
-        return loaded
+        self.listed = is_list(path)
+        self._places = places(path, listed=self.listed)
 
     def __len__(self) -> int:
-        return len(self._starts) if self._list is None else len(self._list)
+        return len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
@@ -75,21 +40,15 @@ class RowFile(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if self._list is not None:
-            return self._list[index]
+        start, size, line = self._places[index].tolist()
         with self.path.open("rb") as file:
-            file.seek(self._starts[index])
-            line = file.readline()
-        try:
-            return json.loads(line.decode("utf-8-sig" if index == 0 else "utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{self.place(index)}: not valid JSON: {error.msg} at column {error.colno}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.place(index)}: not UTF-8 text: {error}") from error
+            file.seek(start)
+            text = file.read(size)
+        return decoded(self.path, text, start, None if self.listed else line)
 
     def place(self, index: int) -> str:
         """`file:line` of a JSON-lines row, `file[number]` of a JSON list's."""
-        return f"{self.path}[{index}]" if self._list is not None else f"{self.path}:{self._lines[index]}"
+        return f"{self.path}[{index}]" if self.listed else f"{self.path}:{self._places[index]['line']}"
 
 
 @dataclass(frozen=True)

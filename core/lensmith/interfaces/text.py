@@ -83,6 +83,14 @@ class Conversation(abc.ABC):
             ConversationError: turns that this template cannot express, saying which and why.
         """
 
+    def with_system(self, text: str) -> Conversation:
+        """The same template, bound as it is, with another system text; empty for none.
+
+        Raises:
+            ConversationError: the template has no place for one, as by default.
+        """
+        raise ConversationError("this model's conversation has no place for a system message; leave it out")
+
     def stop_strings(self) -> tuple[str, ...]:
         """Texts besides the end token that end an answer."""
         return ()

@@ -92,6 +92,7 @@ def _interface(subject: Subject) -> None:
 
 def _bases() -> dict[Kind, type]:
     from lensmith import interfaces
+    from lensmith.interfaces import formats
 
     return {
         Kind.VISION_ENCODER: interfaces.VisionEncoder,
@@ -100,4 +101,6 @@ def _bases() -> dict[Kind, type]:
         Kind.LANGUAGE_MODEL: interfaces.LanguageModel,
         Kind.TUNER: interfaces.Tuner,
         Kind.CONVERSATION: Conversation,
+        Kind.IMPORTER: formats.Importer,
+        Kind.EXPORTER: formats.Exporter,
     }

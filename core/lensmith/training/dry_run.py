@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from lensmith import parts
+from lensmith import files, parts
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
 from lensmith.dims import Dimensions, join
 from lensmith.errors import DataError, TrainingError
+from lensmith.features.estimate import estimate
+from lensmith.features.folders import default_folder
 from lensmith.interfaces.shapes import Parameters
 from lensmith.planning import cost
 from lensmith.spec.run import OptimizerSpec, RunSpec, StageSpec
@@ -64,9 +67,9 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     require_hardware(name, stage)
     split = Split.of(stage, 0, world)
     mixture = Mixture(stage.data)
-    bad = RowReader(mixture, parts.conversation(spec.model, stage), parts.tokenizer(spec.model), max_length=0).audit(
-        range(len(mixture))
-    )
+    reader = RowReader(mixture, parts.conversation(spec.model, stage), parts.tokenizer(spec.model), max_length=0)
+    bad = np.flatnonzero(reader.survey()["ids"] < 0).tolist()
+    first = reader.problem(bad[0]) if bad else ""
     if bad and stage.data.bad_rows == "skip":
         mixture.drop(bad)
     steps = stage.max_steps or mixture.steps(stage.epochs, stage.batch.size)
@@ -75,9 +78,9 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     warm = f"{warmup} steps" if warmup is not None else f"{100 * stage.schedule.warmup_ratio:g} % of the steps"
     yield f"stage {name}: from {start}, {len(mixture):,} rows, {steps:,} steps of {split.size} rows"
     if bad and stage.data.bad_rows == "error":
-        yield f"  WOULD STOP: {len(bad)} rows cannot be used, first {next(iter(bad.values()))}"
+        yield f"  WOULD STOP: {len(bad)} rows cannot be used, first {first}"
     elif bad:
-        yield f"  left out   {len(bad)} rows that cannot be used, first {next(iter(bad.values()))}"
+        yield f"  left out   {len(bad)} rows that cannot be used, first {first}"
     yield f"  batch      {world} process(es) x {split.micro} rows x {split.accumulation} micro-steps"
     yield f"  optimiser  {optimizer}, lr {stage.lr:g}, {stage.schedule.decay} after a warm-up of {warm}"
     yield f"  engine     {str(dtype).removeprefix('torch.')}, ZeRO-{stage.deepspeed.zero}{_extras(stage)}"
@@ -87,8 +90,17 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     yield f"  trains     {cost.numel(trainable):,} parameters; the model's parts have {total:,}"
     yield from _per_part(trainable)
     yield _memory(stage, tables, dtype, world)
+    if stage.cache.features:
+        yield _cache(stage, reader, dimensions, dtype)
     if bad and stage.data.bad_rows == "error":
         raise DataError(f"stage {name!r} would stop: {len(bad)} rows cannot be used; `lensmith data check` lists them")
+
+
+def _cache(stage: StageSpec, reader: RowReader, dimensions: Dimensions, dtype: torch.dtype) -> str:
+    needed, pictures = estimate(reader, range(len(reader.mixture)), dimensions, dtype.itemsize)
+    folder, limit = stage.cache.folder or default_folder(), stage.cache.limit
+    over = f": MORE THAN THE LIMIT of {files.size(limit)}" if needed > limit else ""
+    return f"  features   {files.size(needed)} for all of {pictures:,} pictures, kept in {folder}{over}"
 
 
 def _per_part(trainable: Parameters) -> Iterator[str]:

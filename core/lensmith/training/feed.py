@@ -54,10 +54,27 @@ class Split:
             )
         return cls(size, micro, share // micro, rank, world)
 
-    def rows(self, step_rows: Sequence[int], micro_step: int) -> Sequence[int]:
-        """The rows of this rank's micro-batch, out of a step's rows."""
-        start = (micro_step * self.world + self.rank) * self.micro
-        return step_rows[start : start + self.micro]
+    def rows(self, step_rows: Sequence[int]) -> list[Sequence[int]]:
+        """The rows of each of this rank's micro-batches, out of a step's rows."""
+        starts = range(self.rank * self.micro, self.size, self.world * self.micro)
+        return [step_rows[start : start + self.micro] for start in starts]
+
+    def even_rows(self, step_rows: Sequence[int], lengths: Sequence[int]) -> list[Sequence[int]]:
+        """The same with micro-batches of like total length, whatever the number of their rows: none waits for another.
+
+        The longest row first, each goes to where there is least.
+
+        Args:
+            step_rows: a step's rows.
+            lengths: positions of each.
+        """
+        bins = self.accumulation * self.world
+        sums, members = [0] * bins, [list[int]() for _ in range(bins)]
+        for place in sorted(range(len(step_rows)), key=lambda place: (-lengths[place], place)):
+            least = sums.index(min(sums))
+            members[least].append(place)
+            sums[least] += lengths[place]
+        return [[step_rows[place] for place in sorted(own)] for own in members[self.rank :: self.world]]
 
 
 class Feed(Dataset["list[Micro] | DataError"]):
@@ -68,21 +85,43 @@ class Feed(Dataset["list[Micro] | DataError"]):
         stage: batch sizes, seed and policy for bad rows.
         split: this rank's share.
         steps: optimiser steps of the stage.
+        packs: lay the rows of a micro-batch end to end instead of padding them.
+        lengths: positions of each row, so that packed micro-batches are of like length; None where it is not known.
     """
 
-    def __init__(self, reader: RowReader, stage: StageSpec, split: Split, steps: int) -> None:
-        self.reader, self.stage, self.split, self.steps = reader, stage, split, steps
+    def __init__(
+        self,
+        reader: RowReader,
+        stage: StageSpec,
+        split: Split,
+        steps: int,
+        *,
+        packs: bool = False,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        self.reader, self.stage, self.split, self.steps, self.packs = reader, stage, split, steps, packs
+        # A loss that each micro-batch averages on its own depends on which rows are in it.
+        self.lengths = lengths if packs and stage.loss == "tokens" else None
         self.order = rows_of_steps(stage, reader.mixture, steps, split.micro, reader.lengths)
 
     def __len__(self) -> int:
         return self.steps
 
+    def rows(self, start: int) -> list[int]:
+        """Running indices of the rows that the steps from `start` on show, in their order, each once."""
+        return list(dict.fromkeys(row for step in self.order[start:] for row in step))
+
     def __getitem__(self, step: int) -> list[Micro] | DataError:
         rows = self.order[step]
         try:
-            return [self._micro(self.split.rows(rows, k)) for k in range(self.split.accumulation)]
+            return [self._micro(own) for own in self._shared(rows)]
         except DataError as error:
             return error  # a worker that raised it would hide its message behind a stack trace
+
+    def _shared(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        if self.lengths is None:
+            return self.split.rows(rows)
+        return self.split.even_rows(rows, [int(self.lengths[row]) for row in rows])
 
     def _micro(self, indices: Sequence[int]) -> Micro:
         samples: list[Sample] = []
@@ -96,8 +135,7 @@ class Feed(Dataset["list[Micro] | DataError"]):
                 skipped.append(str(error))
         pad = self.reader.tokenizer.pad_id
         samples = samples or [_blank(pad)]
-        packed = self.stage.batch.packing
-        return Micro(pack([samples], pad) if packed else collate(samples, pad), skipped)
+        return Micro(pack([samples], pad) if self.packs else collate(samples, pad), skipped)
 
     def batches(self, start: int) -> Iterator[list[Micro]]:
         """Every step from `start` on; prepared ahead by workers where the spec asks for them.

@@ -44,3 +44,10 @@ def require_hardware(name: str, stage: StageSpec) -> None:
             f"stages.{name}.deepspeed: offload to nvme needs libaio's headers (package libaio-dev or libaio-devel),"
             " which are not here; install them, or offload to cpu"
         )
+
+
+def set_tf32(allowed: bool) -> None:
+    """Say whether a GPU may multiply fp32 numbers in TF32. torch's own default lets convolutions and nothing else."""
+    kind = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lensmith import artifacts, files, parts
@@ -22,7 +23,7 @@ from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
-from lensmith.training.hardware import require_hardware
+from lensmith.training.hardware import require_hardware, set_tf32
 from lensmith.training.loggers import open_log
 from lensmith.training.optimizer import build_optimizer
 from lensmith.training.progress import Display
@@ -30,6 +31,7 @@ from lensmith.training.stopping import StopRequest
 from lensmith_registry import Kind
 
 if TYPE_CHECKING:
+    from lensmith.features.folders import Lock
     from lensmith.interfaces.tuner import Tuner
     from lensmith.model import MultimodalModel
 
@@ -107,7 +109,7 @@ def _interrupted(number: int, where: str) -> Interrupted:
 
 def _identity(spec: RunSpec, name: str, stage: StageSpec) -> dict[str, Any]:
     """What must not change between a checkpoint and its continuation."""
-    dumped = stage.model_dump(mode="json", exclude={"checkpoints": True, "data": {"workers"}})
+    dumped = stage.model_dump(mode="json", exclude={"checkpoints": True, "cache": True, "data": {"workers"}})
     start = str(spec.start_from) if spec.start_from is not None else None
     return {"name": name, "spec": dumped, "model": spec.model.model_dump(mode="json"), "start_from": start}
 
@@ -124,6 +126,15 @@ def _different_parts(theirs: dict[str, Any], ours: ModelSpec) -> list[str]:
             stored, wanted = ({k: v for k, v in d.items() if k not in places} for d in (stored, wanted))
         different += [f"model.{kind}.{k}" for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
     return different
+
+
+def _why_padded(stage: StageSpec, model: MultimodalModel) -> str | None:
+    """Why the rows of a micro-batch are padded; None where they are packed."""
+    if stage.batch.packing == "off":
+        return "batch.packing is off"
+    if stage.batch.packing == "on":
+        return None
+    return model.language_model.packing_obstacle() or None
 
 
 class _Stage:
@@ -148,19 +159,21 @@ class _Stage:
         if found is not None:
             checkpoint.check_data(found, self.sources)
         torch.manual_seed(self.stage.seed)
+        set_tf32(self.stage.tf32)
         tuner: Tuner = parts.implementation(Kind.TUNER, self.stage.tuner)(self.stage.tuner)
         model = self.model(tuner, reader)
         steps = self.stage.max_steps or reader.mixture.steps(self.stage.epochs, self.stage.batch.size)
         optimizer = build_optimizer(model, tuner.groups(model), self.stage)
         self.announce(model, reader, steps)
+        start = 0 if found is None else checkpoint.step_of(found)
+        feed = Feed(reader, self.stage, self.split, steps, packs=self.pads_because is None, lengths=self.lengths(model))
+        features = self.features(model, feed, start)
         engine = Engine(model, optimizer, self.stage, self.split)
         distributed.release_shared_memory()
         # Every rank drew the same fresh weights; dropout must differ between them.
         torch.manual_seed(self.stage.seed + distributed.rank())
-        start = 0
         if found is not None:
             checkpoint.restore(engine, found)
-            start = checkpoint.step_of(found)
 
         def write(folder: Path, state: dict[str, torch.Tensor], step: int) -> None:
             provenance = Provenance(
@@ -191,10 +204,11 @@ class _Stage:
         settings = _identity(self.spec, self.name, self.stage)
         with stop:
             with open_log(self.spec.logging, self.options.output, self.name, start, steps, settings) as log:
-                feed = Feed(reader, self.stage, self.split, steps)
                 loop.run(engine, feed, self.stage, start, log, after_step)
             self.publish(engine, artifact, lambda folder, state: write(folder, state, steps))
             engine.engine.destroy()
+            if features is not None:
+                features.release()
             return stop.agreed()
 
     def found(self) -> Path | None:
@@ -246,9 +260,10 @@ class _Stage:
         self.sources = artifacts.data_provenance(mixture.sources) if self.main else []
         template = parts.conversation(self.spec.model, self.stage)
         reader = RowReader(mixture, template, parts.tokenizer(self.spec.model), max_length=0)
-        bad = reader.audit(range(len(mixture)))
+        texts = reader.survey()
+        bad = np.flatnonzero(texts["ids"] < 0).tolist()
         if bad and self.stage.data.bad_rows == "error":
-            shown = "\n  ".join(list(bad.values())[:10])
+            shown = "\n  ".join(reader.problem(index) for index in bad[:10])
             more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
             raise DataError(
                 f"stage {self.name!r}: {len(bad)} of {len(mixture)} rows cannot be used"
@@ -256,8 +271,16 @@ class _Stage:
             )
         if bad:
             mixture.drop(bad)
+        self.texts = np.delete(texts, bad) if bad else texts
         self.left_out = len(bad)
         return reader
+
+    def lengths(self, model: MultimodalModel) -> Sequence[int]:
+        """Positions that each row takes, its pictures taken to have the encoder's size."""
+        tokens = model.pictures.layout(*model.vision_encoder.shape.image_size).tokens
+        positions = self.texts["ids"] + self.texts["images"].astype(np.int64) * tokens
+        longest = self.stage.data.max_length or model.language_model.shape.context_length
+        return np.minimum(positions, longest).astype(np.int32)  # type: ignore[return-value]
 
     def model(self, tuner: Tuner, reader: RowReader) -> MultimodalModel:
         """The model of the stage before, or a fresh one, prepared by this stage's tuner."""
@@ -282,6 +305,11 @@ class _Stage:
                 f"stages.{self.name}.activation_checkpointing: no part of this model can compute activations again;"
                 " set it to false"
             )
+        if self.stage.compile and not model.language_model.compile_blocks():
+            raise TrainingError(
+                f"stages.{self.name}.compile: this language model has no blocks to compile; set it to false"
+            )
+        self.pads_because = _why_padded(self.stage, model)
         self.check_plan(model)
         return model
 
@@ -318,6 +346,15 @@ class _Stage:
                 f" training only {sorted(actual - planned)[:3]}"
             )
 
+    def features(self, model: MultimodalModel, feed: Feed, start: int) -> Lock | None:
+        """Encode the pictures of the steps to come, where the spec asks for it (see `lensmith.features`)."""
+        if not self.stage.cache.features:
+            return None
+        from lensmith.features.filling import attach
+
+        display = Display(self.name, 0, 0, enabled=self.main)
+        return attach(model, feed.reader, feed.rows(start), self.stage, display.say)
+
     def announce(self, model: MultimodalModel, reader: RowReader, steps: int) -> None:
         """Say what will happen."""
         if not self.main:
@@ -336,5 +373,7 @@ class _Stage:
             f" {precision_of(self.stage)}, ZeRO-{self.stage.deepspeed.zero}, {self.split.world} process(es)"
         )
         display.say(f"  trains {sum(s for _, s in trained):,} of {everything:,} parameters: {shares}")
+        packs = "end to end, without padding" if self.pads_because is None else f"padded: {self.pads_because}"
+        display.say(f"  rows of a micro-batch lie {packs}")
         if self.recomputed:
             display.say(f"  computes activations again in the backward pass: {', '.join(self.recomputed)}")

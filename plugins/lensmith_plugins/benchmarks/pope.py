@@ -83,6 +83,7 @@ class Pope(Benchmark):
         metrics: dict[str, Any] = {}
         quantities: list[Quantity] = []
         for category, rows in self._categories(predictions, data, list(labels)).items():
+            self._check_numbers(category, rows, labels[category])
             pairs = self._pairs(category, rows, labels[category], notes)
             counts = []
             for row, label in pairs:
@@ -159,6 +160,9 @@ class Pope(Benchmark):
                 )
             return {categories[0]: list(predictions.rows)}
         lines = question_lines(data if data.is_dir() else data.parent, *_QUESTIONS)
+        for name in _QUESTIONS[:2]:  # in LLaVA's bundle it lies beside the folder of the labels
+            if not lines and (data.parent / name).is_file():
+                lines = read_json_lines(data.parent / name)
         known = {line.value["question_id"]: line.value.get("category") for line in lines}
         first: dict[Any, Any] = {}
         for identity, category in known.items():
@@ -179,6 +183,18 @@ class Pope(Benchmark):
             )
             found.setdefault(category, []).append(marked)
         return found
+
+    def _check_numbers(self, category: str, rows: Sequence[Prediction], labels: Sequence[Any]) -> None:
+        """Refuse replies that were told apart by their numbers and cannot all be of a category.
+
+        Raises:
+            DataError: there are more of them than labels, by far.
+        """
+        if len(rows) >= 2 * len(labels):
+            raise DataError(
+                f"{len(rows)} replies seem to be of the category {category}, which has {len(labels)} labels; put"
+                f" LLaVA's question file ({_QUESTIONS[0]}), which says the category of each, beside the labels"
+            )
 
 
 def _labels(data: Path) -> dict[str, list[dict[str, Any]]]:

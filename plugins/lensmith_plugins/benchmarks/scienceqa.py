@@ -83,7 +83,8 @@ class ScienceQa(Benchmark):
         missing = [identity for identity in ids if identity not in given]
         if missing:
             notes.append(f"{len(missing)} questions of the split without an answer, wrong: {named(missing)}")
-        if foreign := [identity for identity in given if identity not in set(ids)]:
+        split = set(ids)
+        if foreign := [identity for identity in given if identity not in split]:
             notes.append(f"{len(foreign)} answers to questions of other splits, left out: {named(foreign)}")
         if predictions.form == "result":
             notes.append("a result file holds no prompts: questions with pictures are those of problems.json")

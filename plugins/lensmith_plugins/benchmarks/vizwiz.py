@@ -105,7 +105,8 @@ class VizWiz(Benchmark):
         lines = question_lines(data, *_LLAVA)
         names = {line.value["question_id"]: line.value["image"] for line in lines} or dict(enumerate(images))
         found = {names.get(identity, identity): row for identity, row in given.items()}
-        if foreign := [name for name in found if name not in set(images)]:
+        shown = set(images)
+        if foreign := [name for name in found if name not in shown]:
             notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-_NORMALISE = {"vqa": vqa, "evalai": evalai, "none": _plain}
+_NORMALISE: dict[str, Callable[[str], str]] = {"vqa": vqa, "evalai": evalai, "none": _plain}
 
 
 class VqaRows(Benchmark):

@@ -129,7 +129,8 @@ class VqaV2(Benchmark):
             DataError: an official result file that does not hold exactly the annotated questions.
         """
         missing = [identity for identity in ids if identity not in given]
-        foreign = [identity for identity in given if identity not in set(ids)]
+        annotated = set(ids)
+        foreign = [identity for identity in given if identity not in annotated]
         if form == "results" and (missing or foreign):
             raise DataError(
                 f"a result file has every annotated question and no other: {len(missing)} are missing"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lensmith import Conversation, Segment, Turn
-from lensmith_plugins.conversations.script import Script, check_turns, is_empty
+from lensmith import Segment, Turn
+from lensmith_plugins.conversations.script import Script, SystemConversation, check_turns, is_empty
 from lensmith_plugins.conversations.specs import ChatmlSpec
 
 _START, _END = "<|im_start|>", "<|im_end|>"
 
 
-class ChatmlConversation(Conversation):
+class ChatmlConversation(SystemConversation):
     """`<|im_start|>role`, line break, message, `<|im_end|>`, line break; answers and their `<|im_end|>` are learnt.
 
     An answer without words and pictures is written but not learnt.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lensmith import Conversation, ConversationError, Segment, Tokenizer, Turn
+from lensmith import ConversationError, Segment, Tokenizer, Turn
 from lensmith_plugins.conversations.original_labels import relabel
-from lensmith_plugins.conversations.script import Script, check_turns, is_empty
+from lensmith_plugins.conversations.script import Script, SystemConversation, check_turns, is_empty
 from lensmith_plugins.conversations.specs import HumanAssistantSpec, V0Spec
 from lensmith_plugins.conversations.texts import SEED_ANSWER, SEED_QUESTION
 
@@ -15,7 +15,7 @@ _NAMES = {"user": "Human", "assistant": "Assistant"}
 _SEED = (Turn("user", (SEED_QUESTION,)), Turn("assistant", (SEED_ANSWER,)))
 
 
-class HumanAssistantConversation(Conversation):
+class HumanAssistantConversation(SystemConversation):
     """In lines `### Human: question`, or compact `###Human: question###`; answers with the `###` after them are learnt.
 
     An answer without words and pictures is not learnt; compact, its name alone is left behind.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lensmith import Conversation, ConversationError, Segment, Turn
-from lensmith_plugins.conversations.script import Script, check_turns, is_empty
+from lensmith import ConversationError, Segment, Turn
+from lensmith_plugins.conversations.script import Script, SystemConversation, check_turns, is_empty
 from lensmith_plugins.conversations.specs import Llama2Spec
 
 
-class Llama2Conversation(Conversation):
+class Llama2Conversation(SystemConversation):
     """`[INST] question [/INST] answer </s><s>[INST] …`; answers with the spaces around them and `</s>` are learnt.
 
     The system text stands in the first question, between `<<SYS>>` and `<</SYS>>`. A later message without words and

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
-from lensmith import ConversationError, Segment, Turn
+from lensmith import Conversation, ConversationError, Segment, Turn
 from lensmith_plugins.conversations.specs import ScriptSpec
 
 
@@ -30,6 +32,18 @@ def check_turns(turns: Sequence[Turn], *, reply: bool) -> None:
 def is_empty(turn: Turn) -> bool:
     """Whether a message neither says nor shows anything."""
     return not turn.text and not turn.images
+
+
+class SystemConversation(Conversation):
+    """A template whose spec has its system text as the field `system`."""
+
+    spec: Any
+
+    def with_system(self, text: str) -> Conversation:
+        """See `Conversation.with_system`."""
+        other = copy.copy(self)
+        other.spec = self.spec.model_copy(update={"system": text})
+        return other
 
 
 class Script:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
-from lensmith import ChatText, Conversation, ConversationError, Segment, Tokenizer, Turn
+from lensmith import ChatText, ConversationError, Segment, Tokenizer, Turn
 from lensmith_plugins.conversations.hidden_text import HiddenText
-from lensmith_plugins.conversations.script import Script, check_turns, is_empty
+from lensmith_plugins.conversations.script import Script, SystemConversation, check_turns, is_empty
 from lensmith_plugins.conversations.specs import TokenizerSpec
 
 _CURE = (
@@ -22,7 +22,7 @@ class _Span(NamedTuple):
     end: int
 
 
-class TokenizerConversation(Conversation):
+class TokenizerConversation(SystemConversation):
     """What the tokenizer's own template writes; answers are learnt, with the special token that ends them.
 
     Where the template marks answers with `{% generation %}`, that is learnt. Else it is rendered message by message:

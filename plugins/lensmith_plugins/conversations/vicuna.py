@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lensmith import Conversation, Segment, Turn
-from lensmith_plugins.conversations.script import Script, check_turns, is_empty
+from lensmith import Segment, Turn
+from lensmith_plugins.conversations.script import Script, SystemConversation, check_turns, is_empty
 from lensmith_plugins.conversations.specs import VicunaSpec
 
 
-class VicunaConversation(Conversation):
+class VicunaConversation(SystemConversation):
     """`system USER: question ASSISTANT: answer</s>USER: …`; answers and their end tokens are learnt.
 
     The space before an answer belongs to it: the model is asked after `ASSISTANT:`. A message without words and

@@ -34,6 +34,15 @@ def lensmith_components() -> Iterable[Component]:
             example="name: hf\nconversation: vicuna_v1\n",
         ),
         Component(
+            kind=Kind.IMPORTER,
+            name="blip2",
+            spec=f"{_HERE}.import_specs:BlipImportSpec",
+            implementation=f"{_HERE}.blip2_import:BlipImporter",
+            summary="transformers' BLIP-2 and InstructBLIP with a decoder (OPT, Vicuna)",
+            paper="BLIP-2 (Li et al. 2023, arXiv 2301.12597); InstructBLIP (Dai et al. 2023, arXiv 2305.06500)",
+            example="name: blip2\nconversation: plain\n",
+        ),
+        Component(
             kind=Kind.EXPORTER,
             name="hf",
             spec=f"{_HERE}.export_specs:HfExportSpec",

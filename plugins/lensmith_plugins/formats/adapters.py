@@ -13,7 +13,6 @@ from lensmith.files import write_json
 from lensmith_plugins.tuners.adapters import FOLDER, WEIGHTS
 from lensmith_plugins.tuners.peft_library import peft
 
-
 if TYPE_CHECKING:
     from lensmith.model import MultimodalModel
 

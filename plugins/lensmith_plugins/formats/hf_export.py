@@ -54,7 +54,9 @@ class HfExporter(Exporter):
         if files.length > rows:
             step = self.spec.vocabulary_multiple
             grow = -(-files.length // step) * step
-            notes.append(f"vocabulary {rows} -> {grow}: {self.spec.image_token} is {files.image_id}, the new rows means")
+            notes.append(
+                f"vocabulary {rows} -> {grow}: {self.spec.image_token} is {files.image_id}, the new rows means"
+            )
             rows = grow
         tensors = {f"language_model.{name}": stored for name, stored in weights.items()}
         for table in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
@@ -64,7 +66,8 @@ class HfExporter(Exporter):
         for name, stored in held.small("connector").items():
             place, _, leaf = name.partition(".")
             tensors[f"{_LAYERS[place]}.{leaf}"] = stored.to(held.dtype)
-        tensors |= {"image_newline": stored.to(held.dtype) for stored in held.small("image_splitter").values()}
+        for stored in held.small("image_splitter").values():
+            tensors["image_newline"] = stored.to(held.dtype)
         write_weights(folder, tensors)
         whole = model_config(model, {**config, "vocab_size": rows}, blocks, files.image_id, files.pad_id, held.dtype)
         write_json(folder / "config.json", whole)
@@ -107,10 +110,10 @@ class HfExporter(Exporter):
         expected[list(probe.sample.image_positions)] = image_id
         ids = made["input_ids"][0]
         if not torch.equal(ids, expected):
-            place = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), -1)
+            at = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), -1)
             raise LensmithError(
                 f"its processor makes {len(ids)} ids of a prompt, the artifact's tokenizer {len(expected)}; they differ"
-                f" from position {place} ({ids[place : place + 4].tolist()}, not {expected[place : place + 4].tolist()})"
+                f" from position {at} ({ids[at : at + 4].tolist()}, not {expected[at : at + 4].tolist()})"
             )
         if probe.pictures:
             pixels, wanted = made["pixel_values"].flatten(0, -4), probe.sample.pictures[0].pixels

@@ -60,8 +60,8 @@ class HfImporter(Importer):
             else:
                 parts[place[0]][place[1]] = stored
         refuse_rest(source, rest)
-        text, vision = _decoder(whole.text_config), whole.vision_config.to_dict()
-        settings = _image_settings(source)
+        text, vision = decoder_config(whole.text_config), whole.vision_config.to_dict()
+        settings = image_settings(source)
         encoder = self._encoder(whole, vision, source)
         files = {
             "language_model": PartFiles(parts["language_model"], {"config.json": text}),
@@ -124,7 +124,7 @@ def _place(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _decoder(config: Any) -> dict[str, Any]:
+def decoder_config(config: Any) -> dict[str, Any]:
     """The decoder's own config.json."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -138,7 +138,7 @@ def _class_of(vision: Mapping[str, Any]) -> str:
     )
 
 
-def _image_settings(source: Foreign) -> dict[str, Any]:
+def image_settings(source: Foreign) -> dict[str, Any]:
     """Of the file of its own that 4.x writes, or within processor_config.json of 5.x."""
     settings = source.json("preprocessor_config.json") or source.json("processor_config.json").get("image_processor")
     if not settings:

@@ -42,7 +42,8 @@ class LlavaExporter(Exporter):
     def write(self, held: Held, folder: Path) -> Sequence[str]:
         """See `Exporter.write`."""
         bridge = {f"model.{PROJECTOR}{name}": stored for name, stored in held.small("connector").items()}
-        bridge |= {NEWLINE: stored for stored in held.small("image_splitter").values()}
+        for stored in held.small("image_splitter").values():
+            bridge[NEWLINE] = stored
         notes = slow_tokenizer(held.folder / "tokenizer", folder)
         if wears_adapters(held.tuner):
             return [*self._lora(held, folder, bridge), *notes]
@@ -114,7 +115,7 @@ class LlavaExporter(Exporter):
                 model, stored = held.model(), read_all(weight_files(folder))
                 model.language_model.network = self._decoder(held, folder)
         _fill(model, "connector", {n.partition(PROJECTOR)[2]: t for n, t in stored.items() if PROJECTOR in n})
-        _fill(model, "image_splitter", {"newline": t for n, t in stored.items() if n == NEWLINE})
+        _fill(model, "image_splitter", {"newline": stored[NEWLINE]} if NEWLINE in stored else {})
         vision = {n.removeprefix(f"{TOWER}vision_model."): t for n, t in stored.items() if n.startswith(TOWER)}
         if vision:
             used = model.vision_encoder.state_dict()

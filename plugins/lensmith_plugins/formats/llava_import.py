@@ -68,9 +68,7 @@ class LlavaImporter(Importer):
         refuse_rest(source, (n for n in rest if not NEEDLESS.search(n)))
         decoder = {n: t for n, t in decoder.items() if not NEEDLESS.search(n)}
         parts = {
-            "language_model": PartFiles(
-                decoder, {"config.json": llava_config.decoder_config(config, model_type)}
-            ),
+            "language_model": PartFiles(decoder, {"config.json": llava_config.decoder_config(config, model_type)}),
             "connector": PartFiles(projector),
             "image_splitter": PartFiles(row_end),
         }
@@ -187,7 +185,7 @@ class LlavaImporter(Importer):
 def _bridge(tensors: dict[str, Stored]) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """Take the projector's and the splitter's tensors out, by their own names."""
     projector = {n.partition(PROJECTOR)[2]: tensors.pop(n) for n in list(tensors) if PROJECTOR in n}
-    row_end = {"newline": tensors.pop(n) for n in list(tensors) if n.endswith("image_newline")}
+    row_end = {n.rpartition("image_")[2]: tensors.pop(n) for n in list(tensors) if n.endswith("image_newline")}
     return projector, row_end
 
 

@@ -43,7 +43,8 @@ def is_borders(mask: Any) -> bool:
 def keep_uncompiled() -> None:
     """Leave attention out of what torch compiles: it would make a graph for every set of borders."""
     global _attend
-    _attend = torch.compiler.disable(_attend)
+    disable: Callable[..., Any] = torch.compiler.disable
+    _attend = disable(_attend)
 
 
 def _attend(

@@ -42,6 +42,15 @@ def lensmith_components() -> list[Component]:
         ),
         Component(
             kind=Kind.VISION_ENCODER,
+            name="blip2",
+            spec="lensmith_plugins.vision_encoders.blip2_spec:Blip2Spec",
+            implementation="lensmith_plugins.vision_encoders.blip2:Blip2Encoder",
+            summary="the vision transformer of BLIP-2 and InstructBLIP, for the qformer connector",
+            paper="BLIP-2 (Li et al. 2023, arXiv 2301.12597); EVA (Fang et al. 2022, arXiv 2211.07636)",
+            example="name: blip2\ncheckpoint: Salesforce/blip2-opt-2.7b\n",
+        ),
+        Component(
+            kind=Kind.VISION_ENCODER,
             name="open_clip",
             spec="lensmith_plugins.vision_encoders.open_clip_spec:OpenClipSpec",
             implementation="lensmith_plugins.vision_encoders.open_clip_tower:OpenClipEncoder",

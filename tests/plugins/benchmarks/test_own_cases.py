@@ -401,3 +401,18 @@ class TestQuestions:
 def test_wrong_predictions_name_the_line(name: str, content: str, message: str, write: Write) -> None:
     with pytest.raises(DataError, match=message):
         benchmark(name).read([write("p.jsonl", content)])
+
+
+def test_pope_without_categories_is_not_guessed(write: Write) -> None:
+    label = {"question_id": 1, "image": "p.png", "text": "Is there a dog in the image?", "label": "yes"}
+    for category in ("random", "popular"):
+        write(f"coco/coco_pope_{category}.json", json.dumps(label) + "\n")
+    answers = write("a.jsonl", told({1: "yes", 2: "no"}))
+    with pytest.raises(DataError, match="2 replies seem to be of the category popular, which has 1 labels"):
+        scored("pope", answers, data=answers.parent / "coco")
+    asked = [
+        {"question_id": n, "image": "p.png", "text": "?", "category": c} for n, c in ((1, "random"), (2, "popular"))
+    ]
+    write("llava_pope_test.jsonl", asked)
+    found = scored("pope", answers, data=answers.parent / "coco")
+    assert [found.metrics[category]["accuracy"] for category in ("random", "popular")] == [100, 0]

@@ -104,9 +104,7 @@ Original = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def original(
-    golden_model: Path, words: Path, golden_config: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Original:
+def original(golden_model: Path, words: Path, golden_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Original:
     """Write the golden model as the original code does: any projector, in one file or several, with or without CLIP."""
 
     def write(
@@ -162,9 +160,7 @@ def exported(imported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lora(
-    shared: Path, decoder: Path, tower: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def lora(shared: Path, decoder: Path, tower: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The LoRA folder that the original's recorded training run wrote."""
     folder = tmp_path_factory.mktemp("lora")
     record = json.loads((shared / "golden" / "train" / "stage2_lora.json").read_text())

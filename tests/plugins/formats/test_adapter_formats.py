@@ -58,7 +58,9 @@ def test_adapters_alone(artifact: Path, lora: Path, decoder: Path, tmp_path: Pat
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(decoder)
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        decoder
+    )
     base = AutoModelForCausalLM.from_pretrained(decoder)
     ids = torch.arange(3, 12)[None]
     with torch.inference_mode():

@@ -20,11 +20,11 @@ from transformers import (
 import lensmith
 from lensmith import LensmithError, SpecError
 from lensmith.conversion.probes import probes
-
 from lensmith_plugins.formats.hf_tokenizer_files import tokenizer_files
 from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
 
 from .conftest import same, weights_of
+
 
 @pytest.mark.parametrize("backend", ["pil", None])
 def test_the_recorded_answer(exported: Path, golden_model: Path, shared: Path, backend: str | None) -> None:
@@ -157,9 +157,7 @@ def test_tiles_become_llava_next(original: Any, shared: Path, tmp_path: Path) ->
     assert all(torch.equal(weights_of(artifact)[n], weights_of(again)[n]) for n in names)
 
 
-def test_a_trained_encoder_has_fewer_blocks(
-    tiny_encoder: Path, tiny_language_model: Path, tmp_path: Path
-) -> None:
+def test_a_trained_encoder_has_fewer_blocks(tiny_encoder: Path, tiny_language_model: Path, tmp_path: Path) -> None:
     """An artifact that holds a trained encoder has no block past the selected layer; nor has the export."""
     spec = {
         "model": {

@@ -78,6 +78,7 @@ def _write(family: str, folder: Path, config: dict[str, Any]) -> None:
     names = {
         "clip": ("CLIPVisionConfig", "CLIPVisionModel", {"intermediate_size": 48}),
         "siglip": ("SiglipVisionConfig", "SiglipVisionModel", {"intermediate_size": 48}),
+        "blip2": ("Blip2VisionConfig", "Blip2VisionModel", {"intermediate_size": 48}),
         "dinov2": ("Dinov2Config", "Dinov2Model", {}),
         "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {}),
     }

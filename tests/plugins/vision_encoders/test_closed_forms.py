@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lensmith import Kind, Loading, VisionEncoderSpec, implementation
+from lensmith_plugins.vision_encoders.blip2_spec import Blip2Spec
 from lensmith_plugins.vision_encoders.open_clip_shape import packaged_config
 from lensmith_plugins.vision_encoders.specs import Dinov2Spec, OpenClipSpec, SiglipSpec
 
@@ -24,6 +25,8 @@ CONFIGS: dict[str, tuple[type[VisionEncoderSpec], dict[str, Any], dict[str, Any]
     "dinov2-native": (Dinov2Spec, {"image_size": 56, **SMALL}, {"cls_token": True}),
     "dinov2-giant": (Dinov2Spec, {**GIANT, "image_size": 518}, {"image_size": 224}),
     "dinov2-no-bias": (Dinov2Spec, {**SMALL, "qkv_bias": False}, {"image_size": 384}),
+    "blip2-giant": (Blip2Spec, {"model_type": "blip-2", "vision_config": {"num_hidden_layers": 2}}, {}),
+    "blip2-patches": (Blip2Spec, {"model_type": "blip_2_vision_model", **SMALL}, {"cls_token": False}),
     "registers": (Dinov2Spec, {"model_type": "dinov2_with_registers", **SMALL}, {"image_size": 99, "cls_token": True}),
 }
 VITS = sorted(

@@ -1,0 +1,115 @@
+"""Figures as in LLaVA-1.5's (arXiv 2310.03744): relative performance a benchmark, and against the share of data."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.ablation.results import StudyResult
+from lensmith.ablation.study import StudySpec, labels_of
+from lensmith.ablation.tables import relative
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RADAR = 3
+"""Benchmarks from which on a radar says more than bars."""
+_MOST = 12
+"""Variants that one figure can hold."""
+
+
+def write_figures(result: StudyResult, study: StudySpec, folder: Path) -> list[Path]:
+    """Draw what there is, each as PNG and SVG; nothing without matplotlib or scores.
+
+    Returns:
+        The files: `relative` (bars, or a radar from three benchmarks on), and `by-AXIS` for each axis of numbers.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return []
+    if not any(line.scores for line in result.lines):
+        return []
+    drawn: list[tuple[str, Figure]] = [("relative", _relative(result))]
+    for axis, choices in study.axes.items():
+        numbers = _numbers(labels_of(choices))
+        if numbers is not None and len(numbers) > 1:
+            drawn.append((f"by-{axis.replace('.', '-')}", _against(result, axis, numbers)))
+    written = []
+    with mpl.rc_context({"svg.hashsalt": "lensmith"}):  # the same results make the same file
+        for name, figure in drawn:
+            for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
+                path = folder / f"{name}{suffix}"
+                figure.savefig(path, **options)
+                written.append(path)
+    return written
+
+
+def _relative(result: StudyResult) -> Figure:
+    """Each variant's scores over the best variant's, in per cent (their figure 3)."""
+    from matplotlib.figure import Figure
+
+    names = list(result.benchmarks)
+    lines = [line for line in result.lines if line.scores][:_MOST]
+    if len(names) >= _RADAR:
+        figure = Figure(figsize=(7, 7), layout="constrained")
+        panel: Any = figure.add_subplot(projection="polar")
+        angles = [2 * math.pi * i / len(names) for i in range(len(names))]
+        for line in lines:
+            values = [100 * (relative(line, name, result) or 0.0) for name in names]
+            panel.plot([*angles, angles[0]], [*values, values[0]], label=line.variant.name)
+        panel.set_xticks(angles, names)
+        panel.set_title("per cent of the best variant's score")
+        panel.legend(loc="upper left", bbox_to_anchor=(0.0, -0.05), fontsize="small")
+        return figure
+    figure = Figure(figsize=(8, 0.5 * len(lines) * max(1, len(names)) + 1.5), layout="constrained")
+    panel = figure.subplots()
+    height = 0.8 / max(1, len(names))
+    for number, name in enumerate(names):
+        at = [row + number * height for row in range(len(lines))]
+        found = [line.scores.get(name) for line in lines]
+        errors = [[(f.mean - f.low if f and f.low is not None else 0.0) for f in found]]
+        errors.append([(f.high - f.mean if f and f.high is not None else 0.0) for f in found])
+        panel.barh(at, [f.mean if f else 0.0 for f in found], height=height, xerr=errors, capsize=2, label=name)
+    panel.set_yticks([row + 0.4 - height / 2 for row in range(len(lines))], [line.variant.name for line in lines])
+    panel.invert_yaxis()
+    panel.set_xlabel("score with 95 % interval")
+    panel.legend(fontsize="small")
+    return figure
+
+
+def _against(result: StudyResult, axis: str, numbers: dict[str, float]) -> Figure:
+    """Relative performance against a number, the mean over the variants that have it (their figure 4)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
+    for name in result.benchmarks:
+        points = []
+        for label, number in numbers.items():
+            values = [
+                value
+                for line in result.lines
+                if line.variant.choices.get(axis) == label and (value := relative(line, name, result)) is not None
+            ]
+            if values:
+                points.append((number, 100 * statistics.fmean(values)))
+        points.sort()
+        if points:
+            panel.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    panel.set_xlabel(axis)
+    panel.set_ylabel("per cent of the best variant's score")
+    panel.grid(alpha=0.3)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize="small")
+    return figure
+
+
+def _numbers(labels: Sequence[str]) -> dict[str, float] | None:
+    try:
+        return {label: float(label.rstrip("%")) for label in labels}
+    except ValueError:
+        return None

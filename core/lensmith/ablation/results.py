@@ -1,0 +1,241 @@
+"""What a study found: scores of every variant over its seeds, with intervals, costs, and verdicts on findings."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lensmith.ablation.costs import planned
+from lensmith.ablation.study import Finding, StudySpec
+from lensmith.ablation.units import ScoreUnit, TrainUnit, Work
+from lensmith.ablation.variants import Variant, difference
+
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""Student's t, two-sided 95 %, by degrees of freedom from 1."""
+
+MEAN = "mean"
+"""Column of the mean over all benchmarks."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and how far it may be off.
+
+    Args:
+        mean: over seeds.
+        low, high: of 95 %: Student's t over seeds, or with one seed the benchmark's bootstrap over questions; None
+            where neither is known.
+        values: one a seed.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a variant takes, its shared stages counted in full.
+
+    Args:
+        trainable: parameters of the last stage.
+        flops: of all stages, from the plan; None where the rows' number is not known.
+        gpu_hours: from the plan, on the study's hardware.
+        seconds: on the clock while training here, the mean over seeds; None before it ran.
+    """
+
+    trainable: int
+    flops: float | None
+    gpu_hours: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant."""
+
+    variant: Variant
+    changes: Mapping[str, tuple[Any, Any]]
+    """From the reference, by path."""
+    scores: Mapping[str, Estimate]
+    """By benchmark, and `MEAN` where there are several; what failed is missing."""
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study says of a published finding.
+
+    Args:
+        finding: the claim.
+        verdict: `agrees` or `disagrees` where the interval of the difference lies on one side of zero; else `open`.
+        difference: of the scores, matched by all other axes and seeds; None where a side has no score.
+        pairs: how many were matched.
+    """
+
+    finding: Finding
+    verdict: Literal["agrees", "disagrees", "open"]
+    difference: Estimate | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """All of it; `lines[0]` is the reference."""
+
+    lines: Sequence[Line]
+    verdicts: Sequence[Verdict]
+    benchmarks: Sequence[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `results.json`."""
+        return {
+            "benchmarks": list(self.benchmarks),
+            "variants": [
+                {
+                    "name": line.variant.name,
+                    "choices": dict(line.variant.choices),
+                    "changes": {path: {"reference": a, "here": b} for path, (a, b) in line.changes.items()},
+                    "scores": {name: vars(estimate) for name, estimate in line.scores.items()},
+                    "cost": vars(line.cost),
+                }
+                for line in self.lines
+            ],
+            "findings": [
+                {
+                    **v.finding.model_dump(),
+                    "verdict": v.verdict,
+                    "difference": vars(v.difference) if v.difference else None,
+                    "pairs": v.pairs,
+                }
+                for v in self.verdicts
+            ],
+        }
+
+
+def estimate(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
+    """Mean with Student's interval over repeats; with one value, the interval that is given."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        low, high = interval if interval is not None else (None, None)
+        return Estimate(mean, low, high, list(values))
+    t = _T95[len(values) - 2] if len(values) - 2 < len(_T95) else 1.96
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half, list(values))
+
+
+def collect(study: StudySpec, found: Sequence[Variant], work: Work) -> StudyResult:
+    """Read what the units left; those that failed or did not run yet leave gaps."""
+    titles = [entry.title for entry in study.benchmarks]
+    table = _scores(study, work)
+    lines = []
+    for variant in found:
+        by_title: dict[str, Estimate] = {}
+        for title in [*titles, *([MEAN] if len(titles) > 1 else [])]:
+            cells = [table[owner][title] for seed in study.seeds if title in table[owner := (variant.name, seed)]]
+            if cells:
+                by_title[title] = estimate([value for value, _ in cells], cells[0][1])
+        cost = _cost(study, variant, work)
+        lines.append(Line(variant, difference(variant, found[0]), by_title, cost))
+    verdicts = [_verdict(finding, study, found, table) for finding in study.findings]
+    return StudyResult(lines, verdicts, titles)
+
+
+_Cell = tuple[float, tuple[float, float] | None]
+
+
+def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Cell]]:
+    table: dict[tuple[str, int], dict[str, _Cell]] = {}
+    for owner, units in work.scoring.items():
+        cells = {unit.benchmark.title: cell for unit in units if (cell := _cell(unit)) is not None}
+        if len(cells) > 1 and len(cells) == len(study.benchmarks):
+            mean = statistics.fmean(value for value, _ in cells.values())
+            ends = [interval for _, interval in cells.values() if interval is not None]
+            half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in ends)) / len(cells)
+            cells[MEAN] = (mean, (mean - half, mean + half) if len(ends) == len(study.benchmarks) else None)
+        table[owner] = cells
+    return table
+
+
+def _cell(unit: ScoreUnit) -> _Cell | None:
+    if not unit.done:
+        return None
+    told = json.loads(unit.summary.read_text(encoding="utf-8"))
+    if told["score"] is None:
+        return None
+    ends = told["intervals"]["of"].get(told["headline"])
+    return float(told["score"]), tuple(ends) if ends else None
+
+
+def _cost(study: StudySpec, variant: Variant, work: Work) -> Cost:
+    found, costed = planned(study, variant.spec(study))
+    known = all(stage.rows is not None for stage in costed.stages)
+    seconds = [_seconds(work.training[variant.name, seed]) for seed in study.seeds]
+    timed = [value for value in seconds if value is not None]
+    return Cost(
+        trainable=found.stages[-1].trainable_parameters if found.stages else 0,
+        flops=sum(stage.flops for stage in costed.stages) if known else None,
+        gpu_hours=sum(stage.gpu_hours for stage in costed.stages) if known and study.hardware else None,
+        seconds=statistics.fmean(timed) if timed else None,
+    )
+
+
+def _seconds(units: Sequence[TrainUnit]) -> float | None:
+    """Of the steps of all stages; None where one is not there."""
+    total = 0.0
+    for unit in units:
+        file = unit.folder / "run" / "metrics" / f"{unit.stage}.jsonl"
+        if not (unit.done and file.is_file()):
+            return None
+        total += sum(json.loads(line)["seconds"] for line in file.read_text(encoding="utf-8").splitlines())
+    return total
+
+
+def _verdict(
+    finding: Finding,
+    study: StudySpec,
+    found: Sequence[Variant],
+    table: Mapping[tuple[str, int], Mapping[str, _Cell]],
+) -> Verdict:
+    on = finding.on or (MEAN if len(study.benchmarks) > 1 else study.benchmarks[0].title if study.benchmarks else MEAN)
+    differences, halves = [], []
+    for first, second in _matches(finding, found):
+        for seed in study.seeds:
+            ours, theirs = (table[v.name, seed].get(on) for v in (first, second))
+            if ours is None or theirs is None:
+                continue
+            differences.append(ours[0] - finding.factor * theirs[0])
+            if ours[1] is not None and theirs[1] is not None:
+                own, other = ((high - low) / 2 for low, high in (ours[1], theirs[1]))
+                halves.append(math.hypot(own, finding.factor * other))
+    if not differences:
+        return Verdict(finding, "open", None, 0)
+    half = halves[0] if len(differences) == 1 and halves else None
+    single = None if half is None else (differences[0] - half, differences[0] + half)
+    result = estimate(differences, single)
+    verdict: Literal["agrees", "disagrees", "open"] = "open"
+    if result.low is not None and result.high is not None:
+        verdict = "agrees" if result.low > 0 else "disagrees" if result.high < 0 else "open"
+    return Verdict(finding, verdict, result, len(differences))
+
+
+def _matches(finding: Finding, found: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
+    """Variants of the one choice with those of the other that are the same on every other axis."""
+    pairs = []
+    for first in found:
+        if not finding.better.items() <= first.choices.items():
+            continue
+        wanted = {**first.choices, **finding.than}
+        pairs += [(first, second) for second in found if second.choices == wanted]
+    return pairs
+
+
+def report_path(output: Path) -> Path:
+    """Folder of a study's tables and figures."""
+    return output / "report"

@@ -1,0 +1,245 @@
+"""What a study file says: a base spec, axes over its paths, seeds, benchmarks, and the findings it is to test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from lensmith.checkpoints import LocatedStr, SpecPath
+from lensmith.errors import Problem, SpecError
+from lensmith.spec.run import Section
+from lensmith.spec.yaml import Document, read_document
+
+Settings = dict[str, Any]
+"""Dotted paths of the spec, and the values that they are given."""
+
+
+class BenchmarkEntry(Section):
+    """One benchmark that every variant is scored on."""
+
+    name: str
+    """The benchmark (`lensmith list --kind benchmark`)."""
+    data: SpecPath
+    """Folder or file with its questions."""
+    images: SpecPath | None = None
+    """Folder of the pictures; by default the data's."""
+    label: str | None = None
+    """Name in tables; by default the benchmark's. Two entries of one benchmark need two."""
+    options: Settings = Field({})
+    """Fields of the benchmark's spec."""
+    limit: int | None = Field(None, ge=1)
+    """Ask only the first so many questions. By default all."""
+
+    @property
+    def title(self) -> str:
+        """Name in tables."""
+        return self.label or self.name
+
+    def written(self) -> list[str]:
+        """The options as `lensmith eval` reads them."""
+        return [
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.options.items()
+        ]
+
+
+class JudgeEntry(Section):
+    """Who marks the answers of judged benchmarks."""
+
+    url: str
+    """OpenAI-compatible endpoint, or `openai` for OpenAI's. The judge's model is an option of the benchmark. It is asked
+    without asking you."""
+    cache: SpecPath | None = None
+    """File of its replies, each asked for once only; by default one for each score."""
+    parallel: int = Field(4, ge=1)
+    """Requests at the same time. Default 4."""
+
+
+class Row(Section):
+    """One variant that is written out, instead of being a combination of axes."""
+
+    name: str
+    """Name in tables."""
+    set: Settings = Field({})
+    """What it changes."""
+    until: str | None = None
+    """The last stage that it trains. By default all of them."""
+
+
+class Finding(Section):
+    """A published claim that this study can test: one choice scores more than another."""
+
+    claim: str
+    """In words."""
+    source: str
+    """Where it is published."""
+    better: dict[str, str]
+    """Axes and the labels of the choice that should score more; `{row: NAME}` for one of `runs`."""
+    than: dict[str, str]
+    """The other choice, on the same axes."""
+    on: str | None = None
+    """The benchmark's name in tables; by default the mean over all."""
+    factor: float = Field(1.0, gt=0)
+    """The first should score more than this times the second: 0.98 for `loses less than two per cent`. Default 1."""
+
+
+class Preset(Section):
+    """A smaller or larger form of the study."""
+
+    axes: list[str] | None = None
+    """Only these; the others stay at their first value. By default all."""
+    seeds: list[int] | None = None
+    """Instead of the study's."""
+    set: Settings = Field({})
+    """Changes of every variant, before its own."""
+    limit: int | None = Field(None, ge=1)
+    """Questions of each benchmark."""
+
+
+def _entries(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class StudySpec(Section):
+    """A study."""
+
+    base: str
+    """The spec that every variant starts from: a file beside the study, or a recipe."""
+    set: Settings = Field({})
+    """Changes of every variant, by dotted path."""
+    axes: dict[str, list[Any] | dict[str, Settings]] = Field({})
+    """What varies. `model.connector: [linear, mlp]` gives a path its values; `name: {label: {path: value, …}, …}` names
+    choices that change several paths at once. The first choice of each axis is the reference."""
+    design: Literal["grid", "single"] = "grid"
+    """`grid`: every combination. `single`: the reference, and each other choice with all other axes at the reference.
+    Default grid."""
+    runs: list[Row] = Field([])
+    """Variants that are written out, besides the axes'."""
+    seeds: Annotated[list[int], BeforeValidator(_entries), Field(min_length=1)] = Field([42])
+    """Each variant is trained once with each (order of rows, dropout, fresh weights). Default 42 alone."""
+    benchmarks: list[BenchmarkEntry] = Field([])
+    """What every variant is scored on."""
+    findings: list[Finding] = Field([])
+    """Published claims to compare with."""
+    presets: dict[str, Preset] = Field({})
+    """Forms of the study by name, for `--preset`."""
+    hardware: str | None = None
+    """GPUs of the cost columns, e.g. `a100-80g x 8`; by default the FLOPs are told without hours."""
+    rows: dict[str, Annotated[int, Field(ge=1)]] = Field({})
+    """How many rows files have that are not here yet, by path, so that costs can be told before they are."""
+    judge: JudgeEntry | None = None
+    """Needed by judged benchmarks. Default none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudySpec:
+        for axis, choices in self.axes.items():
+            if not choices:
+                raise ValueError(f"axis {axis!r} has no choices")
+        labels = [row.name for row in self.runs]
+        titles = [entry.title for entry in self.benchmarks]
+        for what, names in (("runs", labels), ("benchmarks", titles)):
+            if twice := sorted({n for n in names if names.count(n) > 1}):
+                raise ValueError(f"{what}: {', '.join(twice)} is there twice; give each its own name")
+        for finding in self.findings:
+            self._check_finding(finding, labels, titles)
+        for name, preset in self.presets.items():
+            if unknown := sorted(set(preset.axes or ()) - set(self.axes)):
+                raise ValueError(f"presets.{name}.axes: no axis {', '.join(unknown)}; there are {', '.join(self.axes)}")
+        return self
+
+    def _check_finding(self, finding: Finding, rows: Sequence[str], titles: Sequence[str]) -> None:
+        if finding.on is not None and finding.on not in titles:
+            raise ValueError(f"finding {finding.claim!r}: no benchmark {finding.on!r}; there are {', '.join(titles)}")
+        for choice in (finding.better, finding.than):
+            for axis, label in choice.items():
+                known = rows if axis == "row" else labels_of(self.axes[axis]) if axis in self.axes else None
+                if known is None:
+                    axes = ", ".join([*self.axes, *(["row"] if rows else [])])
+                    raise ValueError(f"finding {finding.claim!r}: no axis {axis!r}; there are {axes}")
+                if label not in known:
+                    raise ValueError(f"finding {finding.claim!r}: {axis} has no {label!r}; it has {', '.join(known)}")
+        if set(finding.better) != set(finding.than):
+            raise ValueError(f"finding {finding.claim!r}: `better` and `than` name different axes")
+
+    def preset(self, name: str) -> StudySpec:
+        """The study in one of its forms.
+
+        Raises:
+            SpecError: there is no such preset.
+        """
+        if name not in self.presets:
+            known = ", ".join(self.presets) or "none"
+            raise SpecError([Problem("--preset", f"there is no preset {name!r}; the study has {known}")])
+        chosen = self.presets[name]
+        changes: dict[str, Any] = {"set": {**self.set, **chosen.set}}
+        if chosen.axes is not None:
+            changes["axes"] = {axis: values for axis, values in self.axes.items() if axis in chosen.axes}
+            dropped = {axis: values for axis, values in self.axes.items() if axis not in chosen.axes}
+            # As an axis does: its reference goes over the study's settings.
+            changes["set"] = self.set | _references(dropped) | chosen.set
+            kept = [f for f in self.findings if {*f.better} <= {*chosen.axes, "row"}]
+            changes["findings"] = kept
+        if chosen.seeds is not None:
+            changes["seeds"] = chosen.seeds
+        if chosen.limit is not None:
+            changes["benchmarks"] = [b.model_copy(update={"limit": chosen.limit}) for b in self.benchmarks]
+        return self.model_copy(update=changes)
+
+
+def label_of(value: Any) -> str:
+    """A value in few words: a part by its name and what else it says."""
+    if isinstance(value, Mapping):
+        rest = [f"{key}={label_of(v)}" for key, v in value.items() if key != "name"]
+        return " ".join([*([str(value["name"])] if "name" in value else []), *rest])
+    if isinstance(value, list):
+        return ",".join(label_of(item) for item in value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def labels_of(choices: list[Any] | dict[str, Settings]) -> list[str]:
+    """The names of an axis's choices, as tables show them."""
+    return list(choices) if isinstance(choices, dict) else [label_of(value) for value in choices]
+
+
+def _references(axes: Mapping[str, list[Any] | dict[str, Settings]]) -> Settings:
+    """What the first choices of some axes set."""
+    settings: Settings = {}
+    for axis, choices in axes.items():
+        settings |= next(iter(choices.values())) if isinstance(choices, dict) else {axis: choices[0]}
+    return settings
+
+
+def read_study(path: Path) -> StudySpec:
+    """Read a study file: YAML, JSON or TOML.
+
+    Raises:
+        SpecError: every mistake, by path, with the line.
+    """
+    return validate_study(read_document(path))
+
+
+def validate_study(document: Document) -> StudySpec:
+    """See `read_study`."""
+    try:
+        study = StudySpec.model_validate(document.data)
+    except ValidationError as error:
+        raise SpecError([_problem(detail, document) for detail in error.errors(include_url=False)]) from None
+    base = study.base
+    if not isinstance(base, LocatedStr) and isinstance(document.data, Mapping):
+        base = document.data["base"]
+    folder = getattr(base, "base", Path.cwd())
+    beside = folder / Path(base).expanduser()
+    rows = {os.path.normpath(folder / Path(path).expanduser()): number for path, number in study.rows.items()}
+    return study.model_copy(update={"base": str(beside) if beside.is_file() else str(base), "rows": rows})
+
+
+def _problem(detail: Any, document: Document) -> Problem:
+    path = tuple(detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = f"there is no such field. Fields of a study: {', '.join(StudySpec.model_fields)}"
+    return Problem(".".join(map(str, path)), message, document.place(path))

@@ -1,0 +1,210 @@
+"""Pieces of work, each known by what it depends on: variants that share a stage share its artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lensmith import files
+from lensmith.ablation.study import BenchmarkEntry, JudgeEntry, StudySpec
+from lensmith.ablation.variants import Variant
+from lensmith.spec.build import dump
+from lensmith.spec.run import RunSpec
+
+_MANIFEST = "manifest.json"
+_NOT_RESULTS = {"checkpoints", "cache"}
+"""Fields of a stage that change how it runs, not what comes out."""
+
+
+@dataclass(frozen=True)
+class TrainUnit:
+    """One stage from one artifact, on one set of rows.
+
+    Args:
+        key: hash of the resolved spec up to this stage and of its rows.
+        stage: its name.
+        spec: with this stage alone; `start_from` is filled in when it runs.
+        folder: of the run.
+        needs: the stage before, if any.
+        owners: variants and seeds that it is part of.
+    """
+
+    key: str
+    stage: str
+    spec: RunSpec
+    folder: Path
+    needs: TrainUnit | None
+    owners: list[tuple[str, int]] = field(default_factory=list, compare=False)
+
+    @property
+    def artifact(self) -> Path:
+        """What it leaves."""
+        return self.folder / "run" / self.stage
+
+    @property
+    def done(self) -> bool:
+        """Whether the artifact is there; it appears whole or not at all."""
+        return (self.artifact / _MANIFEST).is_file()
+
+    @property
+    def title(self) -> str:
+        """For progress."""
+        return f"train {self.stage} ({_owners(self.owners)})"
+
+    def arguments(self) -> list[str]:
+        """Of the `lensmith` command; writes the spec that it names."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        spec = self.spec
+        if self.needs is not None:
+            spec = spec.model_copy(update={"start_from": self.needs.artifact.resolve()})
+        files.write_json(self.folder / "spec.json", dump(spec))
+        begun = (self.folder / "run" / "checkpoints" / self.stage).is_dir()
+        resume = ["--resume"] if begun else []
+        return ["train", str(self.folder / "spec.json"), "--output", str(self.folder / "run"), *resume]
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """One artifact on one benchmark."""
+
+    key: str
+    benchmark: BenchmarkEntry
+    folder: Path
+    needs: TrainUnit
+    judge: JudgeEntry | None = None
+    owners: list[tuple[str, int]] = field(default_factory=list, compare=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the summary is there."""
+        return self.summary.is_file()
+
+    @property
+    def summary(self) -> Path:
+        """Scores, written last."""
+        return self.folder / self.benchmark.name / "summary.json"
+
+    @property
+    def title(self) -> str:
+        """For progress."""
+        return f"score {self.benchmark.title} ({_owners(self.owners)})"
+
+    def arguments(self) -> list[str]:
+        """Of the `lensmith` command."""
+        entry = self.benchmark
+        arguments = ["eval", str(self.needs.artifact), "--benchmark", entry.name, "--data", str(entry.data)]
+        arguments += ["--output", str(self.folder)]
+        arguments += ["--images", str(entry.images)] if entry.images else []
+        arguments += ["--limit", str(entry.limit)] if entry.limit else []
+        arguments += [part for option in entry.written() for part in ("--option", option)]
+        if self.judge is not None:
+            arguments += ["--judge-url", self.judge.url, "--judge-parallel", str(self.judge.parallel), "--yes"]
+            arguments += ["--judge-cache", str(self.judge.cache)] if self.judge.cache else []
+        return arguments
+
+
+Unit = TrainUnit | ScoreUnit
+
+
+@dataclass(frozen=True)
+class Work:
+    """All units of a study, each once, in an order in which they can run."""
+
+    training: dict[tuple[str, int], list[TrainUnit]]
+    """The stages of each variant and seed."""
+    scoring: dict[tuple[str, int], list[ScoreUnit]]
+    """Its benchmarks."""
+
+    def units(self) -> list[Unit]:
+        """Every unit once; what another needs comes before it."""
+        seen: dict[Path, Unit] = {}
+        for owner, stages in self.training.items():
+            own: list[Unit] = [*stages, *self.scoring[owner]]
+            for unit in own:
+                seen.setdefault(unit.folder, unit)
+        return list(seen.values())
+
+
+def work(study: StudySpec, found: Sequence[Variant], output: Path) -> Work:
+    """Resolve every variant with every seed; rows that are not there count as what their path says (see `missing`).
+
+    Raises:
+        SpecError: a variant that cannot work, before anything runs.
+    """
+    stages: dict[str, TrainUnit] = {}
+    scores: dict[str, ScoreUnit] = {}
+    hashes: dict[Path, str] = {}
+    training: dict[tuple[str, int], list[TrainUnit]] = {}
+    scoring: dict[tuple[str, int], list[ScoreUnit]] = {}
+    for variant in found:
+        for seed in study.seeds:
+            spec = variant.spec(study, seed)
+            owner = (variant.name, seed)
+            chain: list[TrainUnit] = []
+            for unit in _stages(spec, output, hashes):
+                shared = stages.setdefault(unit.key, unit)
+                shared.owners.append(owner)
+                chain.append(shared)
+            training[owner], scoring[owner] = chain, []
+            for entry in study.benchmarks if chain else ():
+                said = entry.model_dump(mode="json", exclude={"label"})
+                key = _digest([chain[-1].key, said, _hash(entry.data, hashes)])
+                unit_of = ScoreUnit(key, entry, output / "scores" / key, chain[-1], study.judge)
+                score = scores.setdefault(key, unit_of)
+                score.owners.append(owner)
+                scoring[owner].append(score)
+    return Work(training, scoring)
+
+
+def _stages(spec: RunSpec, output: Path, hashes: dict[Path, str]) -> Iterator[TrainUnit]:
+    plain = dump(spec)
+    before: TrainUnit | None = None
+    said: Any = {"model": plain["model"], "start_from": _start(spec, hashes)}
+    for name, stage in spec.stages.items():
+        data = {k: v for k, v in plain["stages"][name]["data"].items() if k != "workers"}
+        own = {k: v for k, v in plain["stages"][name].items() if k not in _NOT_RESULTS} | {"data": data}
+        rows = [_hash(source.path, hashes) for source in stage.data.sources]
+        said = [said, name, own, rows]
+        key = _digest(said)
+        alone = spec.model_copy(update={"stages": {name: stage}})
+        before = TrainUnit(key, name, alone, output / "stages" / key, before)
+        said = key
+        yield before
+
+
+def _start(spec: RunSpec, hashes: dict[Path, str]) -> str | None:
+    return None if spec.start_from is None else _hash(spec.start_from / _MANIFEST, hashes)
+
+
+def missing(units: Sequence[Unit]) -> list[Path]:
+    """Files of rows and benchmarks, and artifacts to start from, that units name and that are not there."""
+    named: dict[Path, None] = {}
+    for unit in units:
+        if isinstance(unit, ScoreUnit):
+            named |= dict.fromkeys(p for p in (unit.benchmark.data, unit.benchmark.images) if p is not None)
+            continue
+        start = unit.spec.start_from
+        named |= {start / _MANIFEST: None} if start is not None else {}
+        named |= {source.path: None for stage in unit.spec.stages.values() for source in stage.data.sources}
+    return [path for path in named if not path.exists()]
+
+
+def _hash(path: Path, hashes: dict[Path, str]) -> str:
+    if path not in hashes:
+        hashes[path] = files.sha256(path) if path.is_file() else f"missing: {path}"
+    return hashes[path]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _owners(owners: Sequence[tuple[str, int]]) -> str:
+    variant, seed = owners[0]
+    more = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
+    return f"{variant}, seed {seed}{more}"

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects to artifacts, and artifacts to their files, tensor by tensor."""

@@ -1,0 +1,120 @@
+"""The answers of a run on disk: appended as they come, read again by whoever goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lensmith.errors import LensmithError
+from lensmith.files import write_json
+from lensmith.interfaces.benchmark import Item
+
+_FOLDER = "answers"
+_RUN = "run.json"
+
+
+def fingerprint(items: Sequence[Item]) -> str:
+    """Hash of all questions in their order, pictures by name."""
+    digest = hashlib.sha256()
+    for item in items:
+        images = [image.name if isinstance(image, Path) else hashlib.sha256(image).hexdigest() for image in item.images]
+        digest.update(json.dumps([item.question_id, item.prompt, images, item.choices]).encode())
+    return digest.hexdigest()
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder the place of one run, or find that it is.
+
+    Args:
+        folder: of one benchmark.
+        identity: what the answers depend on.
+
+    Raises:
+        LensmithError: it holds answers of another run; says what differs.
+    """
+    path = folder / _RUN
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, identity)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LensmithError(f"{path} is no description of a run ({error}); choose another --output") from error
+    changed = [key for key in {**before, **identity} if before.get(key) != json.loads(json.dumps(identity.get(key)))]
+    if changed:
+        told = "; ".join(f"{key} was {before.get(key)!r} and is {identity.get(key)!r}" for key in sorted(changed))
+        raise LensmithError(f"{folder} holds answers of another run: {told}. Choose another --output, or delete it")
+
+
+class Answers:
+    """Answers of all shards of a run, and the file of one of them.
+
+    Args:
+        folder: of one benchmark.
+        shard: number and count, for the file to append to.
+
+    Raises:
+        LensmithError: another process writes this shard.
+    """
+
+    def __init__(self, folder: Path, shard: tuple[int, int]) -> None:
+        self.folder = folder / _FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path = self.folder / f"{shard[0]}-of-{shard[1]}.jsonl"
+        self._file = self._path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise LensmithError(f"{self._path}: another process is answering this shard") from error
+        self._drop_half_line()
+
+    def __enter__(self) -> Answers:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the shard's file."""
+        self._file.close()
+
+    def write(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Append answers, each with its `item` number, and hand them to the system."""
+        self._file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode())
+        self._file.flush()
+
+    def all(self) -> dict[int, dict[str, Any]]:
+        """What all shards have, by item number."""
+        return read_answers(self.folder.parent)
+
+    def _drop_half_line(self) -> None:
+        """Cut off what a kill left of a line."""
+        self._file.seek(0)
+        data = self._file.read()
+        self._file.truncate(data.rfind(b"\n") + 1)
+        self._file.seek(0, 2)
+
+
+def read_answers(folder: Path) -> dict[int, dict[str, Any]]:
+    """Answers of all shards by item number; half a line at an end is another process's work in progress.
+
+    Raises:
+        LensmithError: a line that is no answer, by file and line.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted((folder / _FOLDER).glob("*.jsonl")):
+        data = path.read_bytes()
+        for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                found[int(entry["item"])] = entry
+            except (ValueError, KeyError, TypeError) as error:
+                raise LensmithError(f"{path}:{number}: no answer ({error!r}); delete that file to ask again") from error
+    return found

@@ -1,0 +1,324 @@
+"""Files of benchmarks: found below a folder, read with the line in every message."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lensmith.errors import DataError
+from lensmith.interfaces.benchmark import Prediction, Predictions
+
+_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Line:
+    """One record of a file and where it stands."""
+
+    value: Any
+    place: str
+
+
+def find(data: Path, what: str, *patterns: str) -> Path:
+    """The official file of that kind below a folder.
+
+    Args:
+        data: a folder, or the file itself.
+        what: for the message, e.g. `the questions of GQA`.
+        patterns: file names, `*` allowed, the best first.
+
+    Raises:
+        DataError: none or several, with their names.
+    """
+    found = find_all(data, *patterns)
+    if not found:
+        raise DataError(
+            f"{data}: {what} are not there; looked for {' or '.join(patterns)} in it and the folders below"
+            if data.exists()
+            else f"{data}: there is no such folder (it should hold {what}, {' or '.join(patterns)})"
+        )
+    if len(found) > 1:
+        raise DataError(f"{data}: {what} could be {' or '.join(map(str, found))}; name one of these files as the data")
+    return found[0]
+
+
+def find_all(data: Path, *patterns: str) -> list[Path]:
+    """Files of the best pattern that matches any, those nearest to the top; empty where none does."""
+    if data.is_file():
+        return [data]
+    names = _file_names(data)
+    for pattern in patterns:
+        matching = [path for path in names if fnmatch(str(path) if "/" in pattern else path.name, pattern)]
+        if matching:
+            depth = min(len(path.parts) for path in matching)
+            return sorted(data / path for path in matching if len(path.parts) == depth)
+    return []
+
+
+def _file_names(folder: Path) -> list[Path]:
+    """Relative names of the files that are no pictures."""
+    names = []
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        relative = Path(here).relative_to(folder)
+        names += [relative / name for name in files if Path(name).suffix.lower() not in _PICTURES]
+    return names
+
+
+class PictureFolder:
+    """Pictures by the names that a benchmark gives them, wherever they lie below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for here, folders, files in os.walk(self.folder, followlinks=True):
+            folders.sort()
+            for name in files:
+                if Path(name).suffix.lower() in _PICTURES:
+                    found.setdefault(name, []).append(Path(here) / name)
+        return found
+
+    def __call__(self, name: str) -> Path:
+        """The file with that name or relative path.
+
+        Raises:
+            DataError: there is none, or several in different folders.
+        """
+        direct = self.folder / name
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if inside and direct.is_file():
+            return direct
+        found = self._by_name.get(Path(name).name, []) if inside else []
+        if len(found) > 1:
+            tail = Path(name).parts
+            found = [path for path in found if path.parts[-len(tail) :] == tail] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DataError(f"{self.folder}: picture {name} could be {' or '.join(map(str, found[:3]))}; say --images")
+        raise DataError(f"{self.folder}: there is no picture {name} below; say where the pictures are with --images")
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        DataError: it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """One JSON document.
+
+    Raises:
+        DataError: with the line, where it is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def read_json_lines(path: Path, *, broken: list[str] | None = None) -> list[Line]:
+    """One JSON value a line; empty lines are passed over.
+
+    Args:
+        path: the file.
+        broken: collects the places of lines that are no JSON; without it they are an error.
+
+    Raises:
+        DataError: with the line.
+    """
+    lines = []
+    for number, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            lines.append(Line(json.loads(text), place))
+        except json.JSONDecodeError as error:
+            if broken is None:
+                shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+                raise DataError(f"{place}: not JSON ({error.msg}): {shown}") from error
+            broken.append(place)
+    return lines
+
+
+def read_records(path: Path, *, broken: list[str] | None = None) -> tuple[Any, list[Line]]:
+    """What a JSON or JSON-lines file holds.
+
+    Returns:
+        The document where the whole file is one (a list or a mapping over several lines, or a list in one), else
+        None; and the records: the elements of a list, the lines of a JSON-lines file, the mapping itself.
+
+    Raises:
+        DataError: neither, with the line.
+    """
+    text = read_text(path)
+    first = text.lstrip()[:1]
+    if first == "[":
+        document = read_json(path)
+        return document, [Line(value, f"{path}, entry {number}") for number, value in enumerate(document, 1)]
+    if first == "{":
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError:
+            return None, read_json_lines(path, broken=broken)
+        return document, [Line(document, f"{path}:1")]
+    return None, read_json_lines(path, broken=broken)
+
+
+def read_table(path: Path, delimiter: str = "\t") -> list[Line]:
+    """Rows of a table with a header, as mappings.
+
+    Raises:
+        DataError: a row with more cells than the header, by line.
+    """
+    csv.field_size_limit(1 << 30)  # a cell may hold a picture
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        lines = []
+        for row in reader:
+            if None in row:
+                raise DataError(f"{path}:{reader.line_num}: more cells than the header has columns")
+            lines.append(Line(row, f"{path}:{reader.line_num}"))
+    return lines
+
+
+def require(line: Line, keys: Mapping[str, Any], form: str) -> dict[str, Any]:
+    """A record that has those keys with values of those types.
+
+    Args:
+        line: the record.
+        keys: the type, or tuple of types, of each.
+        form: what it should be, for the message.
+
+    Raises:
+        DataError: place, what is wrong and what the form is.
+    """
+    value = line.value
+    if not isinstance(value, dict):
+        raise DataError(f"{line.place}: a {type(value).__name__} where {form} has an object with {', '.join(keys)}")
+    for key, kind in keys.items():
+        if key not in value:
+            raise DataError(f"{line.place}: no {key!r}; {form} has {', '.join(keys)}, this has {', '.join(value)}")
+        if not isinstance(value[key], kind) or isinstance(value[key], bool):
+            raise DataError(f"{line.place}: {key!r} is {value[key]!r:.60}, which {form} does not have there")
+    return value
+
+
+LLAVA = {"question_id": (str, int), "text": str}
+"""Keys of LLaVA's answer lines that every benchmark needs."""
+
+
+def llava_lines(lines: Iterable[Line]) -> list[Prediction]:
+    """Answers as LLaVA's scripts write them: `{question_id, prompt, text, answer_id, model_id, metadata}` a line.
+
+    Raises:
+        DataError: another form, by line.
+    """
+    rows = []
+    for line in lines:
+        value = require(line, LLAVA, "an answer line")
+        prompt = value.get("prompt")
+        rows.append(
+            Prediction(
+                value["question_id"], value["text"], prompt if isinstance(prompt, str) else "", line.place, value
+            )
+        )
+    return rows
+
+
+Form = Callable[[Any, Sequence[Line]], "list[Prediction] | None"]
+"""Reads a document (None for JSON lines) and its records, or returns None where they are of another form."""
+
+
+@dataclass
+class Reader:
+    """Reads prediction files by what is in them.
+
+    Args:
+        forms: name and reader of each format that a benchmark takes besides LLaVA's answer lines.
+        tolerant: pass over lines that are no JSON, as the benchmark's own tool does.
+        described: the formats, for messages.
+    """
+
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    tolerant: bool = False
+    described: str = ""
+
+    def __call__(self, files: Sequence[Path]) -> Predictions:
+        """Read one file, or several as runs of one experiment.
+
+        Raises:
+            DataError: what the file is not, with the line.
+        """
+        runs = [self._file(path) for path in files]
+        if len(runs) == 1:
+            return runs[0]
+        return Predictions(runs[0].rows, runs[0].form, [s for run in runs for s in run.skipped], runs)
+
+    def _file(self, path: Path) -> Predictions:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; name the file with the predictions")
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file")
+        broken: list[str] | None = [] if self.tolerant else None
+        document, lines = read_records(path, broken=broken)
+        if not lines:
+            what = f"holds no JSON in any of its {len(broken)} lines" if broken else "holds no predictions"
+            raise DataError(f"{path} {what}{self._formats()}")
+        for name, form in self.forms.items():
+            rows = form(document, lines)
+            if rows is not None:
+                return Predictions(rows, name, broken or ())
+        if isinstance(document, dict) and "question_id" not in document:
+            keys = ", ".join(list(document)[:4])
+            raise DataError(f"{path}:1: a mapping with the keys {keys}, … is no form of predictions{self._formats()}")
+        try:
+            return Predictions(llava_lines(lines), "llava", broken or ())
+        except DataError as error:
+            raise DataError(f"{error}{self._formats()}") from error
+
+    def _formats(self) -> str:
+        return f". Read here: LLaVA's answer lines{', ' + self.described if self.described else ''}"
+
+
+def keyed(*keys: str) -> Callable[[Sequence[Line]], bool]:
+    """Whether the first record is an object with all those keys."""
+
+    def test(lines: Sequence[Line]) -> bool:
+        return isinstance(lines[0].value, dict) and all(key in lines[0].value for key in keys)
+
+    return test
+
+
+def last_of_each(rows: Sequence[Prediction], notes: list[str]) -> dict[Any, Prediction]:
+    """Predictions by question; of several the last wins, and a note says so."""
+    by_id = {row.question_id: row for row in rows}
+    if len(by_id) < len(rows):
+        notes.append(f"{len(rows) - len(by_id)} predictions were replaced by later ones for the same question")
+    return by_id
+
+
+def named(ids: Sequence[Any], limit: int = 5) -> str:
+    """Some of many ids, for a message."""
+    shown = ", ".join(map(str, ids[:limit]))
+    return f"{shown}, …" if len(ids) > limit else shown

@@ -1,0 +1,252 @@
+"""`lensmith eval`: ask a model a benchmark's questions, go on where a run stopped, score when all are answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lensmith.errors import DataError, LensmithError
+from lensmith.evaluation.answering import Answered, Answerer, Asked
+from lensmith.evaluation.answers import Answers, claim, fingerprint, read_answers
+from lensmith.evaluation.progress import Counter
+from lensmith.evaluation.report import write_report
+from lensmith.evaluation.summary import RESAMPLES, sample_rows, summary
+from lensmith.files import write_json
+from lensmith.interfaces.benchmark import Benchmark, Item, Judge, Scores
+
+PREDICTIONS = "predictions.jsonl"
+SUMMARY = "summary.json"
+_PIECES = 4
+"""Batches between two writes: what a kill loses at most, and what may share its computation."""
+
+
+@dataclass
+class Job:
+    """One benchmark of a run.
+
+    Args:
+        name: of the benchmark.
+        benchmark: made from its options.
+        data: its official files.
+        items: its questions.
+        folder: where everything about it is written.
+    """
+
+    name: str
+    benchmark: Benchmark
+    data: Path
+    items: list[Item]
+    folder: Path
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder this run's, or find that it is.
+
+        Raises:
+            LensmithError: it is another run's.
+        """
+        told = {
+            "benchmark": self.name,
+            "questions": len(self.items),
+            "questions_sha256": fingerprint(self.items),
+            "max_new_tokens": self.benchmark.max_new_tokens,
+        }
+        claim(self.folder, {**told, **settings})
+
+    def pending(self, shard: tuple[int, int]) -> list[int]:
+        """Numbers of the shard's questions that nobody has answered."""
+        answered = read_answers(self.folder)
+        return [number for number in range(shard[0], len(self.items), shard[1]) if number not in answered]
+
+    def complete(self) -> bool:
+        """Whether every question of all shards is answered."""
+        return len(read_answers(self.folder)) == len(self.items)
+
+
+def jobs(
+    benchmarks: Mapping[str, Benchmark], data: Path, images: Path | None, output: Path, limit: int | None = None
+) -> list[Job]:
+    """Read the questions of some benchmarks, so that what is missing is known before a model is loaded.
+
+    Args:
+        benchmarks: by name.
+        data: folder of the official files; of several benchmarks, a folder that holds a folder of each name, or else
+            all their files.
+        images: folder of pictures, by default the data's.
+        output: a folder; each benchmark gets one of its name in it.
+        limit: only so many questions, the first ones.
+
+    Raises:
+        DataError: files or pictures that are missing.
+    """
+    found = []
+    for name, benchmark in benchmarks.items():
+        own = data / name if (data / name).is_dir() else data
+        items = benchmark.items(own, images or (own if own.is_dir() else own.parent))
+        if not items:
+            raise DataError(f"{own}: {name} has no questions there")
+        found.append(Job(name, benchmark, own, items[:limit], output / name))
+    return found
+
+
+def answer(
+    job: Job,
+    answerer: Answerer,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    batch_size: int = 8,
+    model_id: str = "",
+    keep_going: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Ask the shard's questions that are still open, writing as answers come.
+
+    Args:
+        job: what to ask; its folder is open.
+        answerer: replies.
+        shard: number and count; of n shards, this one has every n-th question.
+        batch_size: questions that are answered together.
+        model_id: named in the predictions.
+        keep_going: note what cannot be asked as an empty answer with its reason, instead of stopping.
+        say: called with messages for the user.
+
+    Raises:
+        DataError: a question that cannot be asked; names it.
+    """
+    mine = len(range(shard[0], len(job.items), shard[1]))
+    with Answers(job.folder, shard) as answers:
+        pending = job.pending(shard)
+        name = job.name if shard[1] == 1 else f"{job.name} {shard[0]}/{shard[1]}"
+        with Counter(name, mine, mine - len(pending)) as counter:
+            for start in range(0, len(pending), batch_size * _PIECES):
+                numbers = pending[start : start + batch_size * _PIECES]
+                asked = [_asked(job, job.items[number]) for number in numbers]
+                replies = _replies(job, numbers, asked, answerer, keep_going=keep_going, say=say)
+                lines = [_line(job, n, reply, model_id) for n, reply in zip(numbers, replies, strict=True)]
+                answers.write(lines)
+                counter.set(counter.done + len(numbers))
+
+
+def _replies(
+    job: Job,
+    numbers: Sequence[int],
+    asked: Sequence[Asked],
+    answerer: Answerer,
+    *,
+    keep_going: bool,
+    say: Callable[[str], None],
+) -> list[Answered]:
+    """Replies to a piece; where one question cannot be asked, one by one, to find it."""
+    try:
+        return answerer(asked, job.benchmark.max_new_tokens)
+    except DataError:
+        replies = []
+        for number, question in zip(numbers, asked, strict=True):
+            try:
+                replies += answerer([question], job.benchmark.max_new_tokens)
+            except DataError as error:
+                told = f"{job.name}, question {job.items[number].question_id}: {error}"
+                if not keep_going:
+                    raise DataError(f"{told} (--keep-going counts it as an empty answer)") from error
+                say(f"warning: {told}")
+                replies.append(Answered("", {"error": str(error)}))
+        return replies
+
+
+def _asked(job: Job, item: Item) -> Asked:
+    return Asked(item.prompt, tuple(_files(job, item)), item.choices, item.fallbacks)
+
+
+def _files(job: Job, item: Item) -> list[Path]:
+    """Files of a question's pictures; those that come as bytes are written once, by their content's hash."""
+    found = []
+    for image in item.images:
+        if isinstance(image, bytes):
+            path = job.folder / "pictures" / hashlib.sha256(image).hexdigest()[:32]
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                temporary = path.with_suffix(f".{uuid.uuid4().hex}")
+                temporary.write_bytes(image)
+                temporary.rename(path)
+            found.append(path)
+        else:
+            found.append(image)
+    return found
+
+
+def _line(job: Job, number: int, reply: Answered, model_id: str) -> dict[str, Any]:
+    item = job.items[number]
+    line = {"question_id": item.question_id, "prompt": item.prompt, "text": reply.text, **item.extra, **reply.data}
+    return line | {"answer_id": uuid.uuid4().hex[:22], "model_id": model_id, "metadata": {}, "item": number}
+
+
+def write_predictions(job: Job) -> Path:
+    """Gather all shards' answers in the order of the questions, as LLaVA's answer lines.
+
+    Raises:
+        LensmithError: questions are still open.
+    """
+    answers = read_answers(job.folder)
+    if left := len(job.items) - len(answers):
+        raise LensmithError(f"{job.name}: {left} of {len(job.items)} questions are not answered yet")
+    path = job.folder / PREDICTIONS
+    rows = (json.dumps(answers[number], ensure_ascii=False) + "\n" for number in range(len(job.items)))
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def finish(
+    job: Job,
+    judge: Judge | None,
+    *,
+    artifact: str,
+    resamples: int = RESAMPLES,
+    report_samples: int = 300,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Score an answered benchmark and write everything about it.
+
+    Args:
+        job: all of whose questions are answered.
+        judge: for judged benchmarks; without one the predictions are written and nothing is scored.
+        artifact: what answered, for the report.
+        resamples: of the bootstrap.
+        report_samples: answers that the page shows.
+        say: called with messages for the user.
+
+    Returns:
+        The summary; its `score` is None where the benchmark can only be scored elsewhere, and `unscored` says why.
+    """
+    predictions = job.benchmark.read([write_predictions(job)])
+    folder = job.folder / "submission"
+    folder.mkdir(exist_ok=True)
+    try:
+        submission = [str(path) for path in job.benchmark.submission(predictions, job.data, folder)]
+    except LensmithError as error:
+        submission = []
+        say(f"warning: {job.name}: no submission file: {error}")
+    if not submission:
+        folder.rmdir()
+    failed = [line["question_id"] for line in read_answers(job.folder).values() if line.get("error")]
+    told: dict[str, Any]
+    scores: Scores | None = None
+    try:
+        scores = job.benchmark.score(predictions, job.data, judge)
+        told = summary(job.name, job.benchmark, scores, resamples=resamples)
+    except LensmithError as error:
+        told = {"benchmark": job.name, "score": None, "unscored": str(error), "samples": len(job.items), "notes": []}
+        say(f"{job.name}: not scored: {error}")
+    told |= {"artifact": artifact, "submission": submission, "not_asked": failed}
+    if scores is not None:
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(scores))
+        (job.folder / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
+        pictures = {str(item.question_id): _files(job, item) for item in job.items if item.images}
+        write_report(
+            job.folder / "report.html", told, scores.samples, pictures, artifact=artifact, limit=report_samples
+        )
+    write_json(job.folder / SUMMARY, told)
+    return told

@@ -1,0 +1,1 @@
+"""A model behind OpenAI's chat interface, for front ends and evaluation tools that speak it."""

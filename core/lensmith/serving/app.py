@@ -1,0 +1,336 @@
+"""The web application: OpenAI's chat interface over one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from lensmith.errors import DataError
+from lensmith.generation import Question
+from lensmith.serving.body import BodyLimit
+from lensmith.serving.engine import Engine, Job, Left, Sampling
+from lensmith.serving.failures import RequestError, described
+from lensmith.serving.images import open_pictures, picture_bytes
+from lensmith.serving.limits import Limits
+from lensmith.serving.messages import dialogue
+from lensmith.serving.protocol import (
+    AnswerMessage,
+    ChatCompletion,
+    ChatRequest,
+    Choice,
+    ErrorAnswer,
+    Health,
+    ServedModel,
+    ServedModels,
+    Usage,
+)
+from lensmith.serving.reply import Reply
+
+_LOG = logging.getLogger("lensmith.serving")
+_LOOK = 0.5
+"""Seconds between looks at whether a client is still there."""
+_CLOSED = 499
+"""Nobody reads it: the client has gone."""
+
+T = TypeVar("T")
+_bearer = HTTPBearer(auto_error=False, description="The key that the server was started with, if any.")
+
+
+class Service:
+    """What the application's addresses do.
+
+    Args:
+        engine: with the model.
+        name: of the model.
+        limits: see there.
+    """
+
+    def __init__(self, engine: Engine, name: str, limits: Limits) -> None:
+        self.engine = engine
+        self.name = name
+        self.limits = limits
+        self.created = int(time.time())
+        self._reading = 0
+        # Pictures are decoded one request at a time, so that their limits bound the memory of all.
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="lensmith-prepare")
+        self._fetching = ThreadPoolExecutor(4, thread_name_prefix="lensmith-fetch")
+
+    @property
+    def model(self) -> ServedModel:
+        """What is served."""
+        return ServedModel(id=self.name, created=self.created)
+
+    def named(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            RequestError: there is another one here.
+        """
+        if name != self.name:
+            text = f"the model {name!r} is not served here; there is {self.name!r}"
+            raise RequestError(text, status=404, param="model", code="model_not_found")
+        return self.model
+
+    async def chat(self, asked: ChatRequest, request: Request) -> Response:
+        """Answer, whole or piece by piece.
+
+        Raises:
+            RequestError: a request that is refused.
+        """
+        self.named(asked.model)
+        asked.refuse_unserved()
+        longest = min(asked.longest or self.limits.tokens, self.limits.tokens)
+        present = self._reading + len(self.engine.waiting) + len(self.engine.running)
+        if present >= self.limits.waiting:
+            raise RequestError(f"{present} requests are here already; ask again later", status=503, code="overloaded")
+        self._reading += 1
+        try:
+            sample = await self._lay_out(asked)
+        finally:
+            self._reading -= 1
+        answer = _Answer(self, asked, sample, min(longest, self.engine.room(sample)))
+        self.engine.add(answer.job)
+        if asked.stream:
+            return StreamingResponse(answer.events(), media_type="text/event-stream", headers=_STREAM_HEADERS)
+        return await answer.whole(request)
+
+    async def _lay_out(self, asked: ChatRequest) -> Any:
+        said = dialogue(asked.messages)
+        files = await _on(self._fetching, lambda: picture_bytes(said.pictures, self.limits))
+
+        def prepare() -> Any:
+            policy = self.engine.model.pictures.policy
+            images = open_pictures(files, said.pictures, policy, self.limits)
+            try:
+                return self.engine.lay_out(Question(tuple(images), "", said.turns, said.system))
+            except DataError as error:
+                raise RequestError(str(error), param="messages") from error
+
+        return await _on(self._preparing, prepare)
+
+
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class _Answer:
+    """One answer on its way to its client."""
+
+    def __init__(self, service: Service, asked: ChatRequest, sample: Any, limit: int) -> None:
+        engine = service.engine
+        stop = tuple(dict.fromkeys((*asked.stops, *engine.model.conversation.stop_strings())))
+        self.reply = Reply(engine.model.language_model.tokenizer, stop, limit)
+        self.service = service
+        self.asked = asked
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        loop = asyncio.get_running_loop()
+        self.pieces: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
+
+        def tell(piece: str | BaseException | None) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it everybody who listens
+                loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+        sampling = Sampling(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p)
+        self.job = Job(sample, self.reply, sampling, asked.seed, tell if asked.stream else None, tell, stop)
+
+    @property
+    def usage(self) -> Usage:
+        """Counts so far."""
+        prompt, answer = len(self.job.sample.ids), len(self.reply.ids)
+        return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
+
+    async def whole(self, request: Request) -> Response:
+        """The answer at once; a client that leaves ends it."""
+        try:
+            while True:
+                try:
+                    ended = await asyncio.wait_for(self.pieces.get(), _LOOK)
+                    break
+                except (asyncio.TimeoutError, TimeoutError):
+                    if await request.is_disconnected():
+                        return Response(status_code=_CLOSED)
+        finally:
+            self.job.cancel()
+        if isinstance(ended, BaseException):
+            raise _failure(ended)
+        message = AnswerMessage(content=self.reply.text)
+        choice = Choice(message=message, finish_reason=self.reply.reason or "stop")
+        answer = ChatCompletion(
+            id=self.id, created=self.created, model=self.service.name, choices=[choice], usage=self.usage
+        )
+        return JSONResponse(answer.model_dump())
+
+    async def events(self) -> AsyncIterator[str]:
+        """The answer as server-sent events."""
+        try:
+            yield self._event({"role": "assistant", "content": ""})
+            while (piece := await self.pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    yield f"data: {json.dumps(described(_failure(piece)))}\n\n"
+                    return
+                yield self._event({"content": piece})
+            yield self._event({}, self.reply.reason or "stop")
+            if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
+                yield self._line([], usage=self.usage.model_dump())
+            yield "data: [DONE]\n\n"
+        finally:
+            self.job.cancel()
+
+    def _event(self, delta: dict[str, str], reason: str | None = None) -> str:
+        return self._line([{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}])
+
+    def _line(self, choices: list[dict[str, Any]], **more: Any) -> str:
+        chunk = {"id": self.id, "object": "chat.completion.chunk", "created": self.created}
+        return f"data: {json.dumps({**chunk, 'model': self.service.name, 'choices': choices, **more})}\n\n"
+
+
+async def _on(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _failure(error: BaseException) -> RequestError:
+    if isinstance(error, Left):
+        return RequestError("the server is shutting down", status=503, code="shutting_down")
+    _LOG.error("a request failed", exc_info=error)
+    return RequestError("the model failed on this request; see the server's log", status=500, code="internal_error")
+
+
+def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", hosts: tuple[str, ...] = ()) -> FastAPI:
+    """The application.
+
+    Args:
+        engine: with the model; started and closed with the application.
+        name: of the model.
+        limits: of requests.
+        key: that clients must give, empty for none.
+        hosts: the only names that requests may call this server by, so that a page in a browser cannot reach it under
+            a name of its own; empty for any.
+    """
+    service = Service(engine, name, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.close()
+
+    async def named_right(request: Request) -> None:
+        if hosts and _host(request) not in hosts:
+            text = f"this server answers to {', '.join(hosts)} alone; start it with --api-key to use other names"
+            raise RequestError(text, status=403, code="wrong_host")
+
+    async def knows_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        given = credentials.credentials if credentials else ""
+        if not secrets.compare_digest(given.encode(), key.encode()):
+            text = "no or a wrong key; give the one that the server was started with"
+            raise RequestError(text, status=401, code="invalid_api_key")
+
+    router = APIRouter(dependencies=[Depends(named_right), *([Depends(knows_key)] if key else [])])
+
+    @router.get("/health", summary="How busy the server is")
+    async def health() -> Health:
+        return Health(running=len(engine.running), waiting=len(engine.waiting))
+
+    @router.get("/v1/models", summary="The model that is served")
+    async def models() -> ServedModels:
+        return ServedModels(data=[service.model])
+
+    @router.get("/v1/models/{name:path}", summary="The model of that name", responses=_refusals(404))
+    async def model(name: str) -> ServedModel:
+        return service.named(name)
+
+    @router.post(
+        "/v1/chat/completions",
+        summary="Continue a conversation",
+        response_model=ChatCompletion,
+        responses={200: {"content": {"text/event-stream": {}}}, **_refusals(404, 413, 500, 503)},
+    )
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        try:
+            return await service.chat(asked, request)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise _failure(error) from error
+
+    app = FastAPI(
+        title="Lensmith",
+        description="A model behind OpenAI's chat interface.",
+        lifespan=lifespan,
+        responses=_refusals(400, 401, 403),
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.include_router(router)
+    app.add_middleware(BodyLimit, limit=limits.body)
+    _answer_errors(app)
+    _leave_out_422(app)
+    return app
+
+
+def _host(request: Request) -> str:
+    given = request.headers.get("host", "")
+    name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
+    return name.strip("[]").lower()
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer, "description": "A refusal"} for status in statuses}
+
+
+def _answer_errors(app: FastAPI) -> None:
+    def refuse(error: RequestError, headers: Any = None) -> JSONResponse:
+        return JSONResponse(described(error), error.status, headers)
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return refuse(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        # Of several readings of a field, the one that came furthest is most likely what was meant.
+        worst = max(error.errors(), key=lambda one: len(one["loc"]))
+        if worst["type"] == "json_invalid":
+            return refuse(RequestError(f"the body is not JSON: {worst['ctx']['error']}", code="invalid_json"))
+        place = _place(worst["loc"][1:])
+        return refuse(RequestError(f"{place or 'the body'}: {worst['msg']}", param=place or None))
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+        told = RequestError(str(error.detail), status=error.status_code, code=code or "invalid_request")
+        return refuse(told, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return refuse(_failure(error))
+
+
+def _place(loc: Sequence[str | int]) -> str:
+    """Of a mistake: the fields that lead to it, without the names of types that pydantic tried."""
+    kept: list[str | int] = []
+    for part in loc:
+        tag = part in ("text", "image_url") and kept[-2:-1] == ["content"]
+        if not tag and part != "str" and "[" not in str(part):
+            kept.append(part)
+    return ".".join(map(str, kept))
+
+
+def _leave_out_422(app: FastAPI) -> None:
+    """What is invalid is answered with 400, as OpenAI does; the schema says so."""
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)

@@ -1,0 +1,47 @@
+"""The bound on a request's bytes, which are never all in memory before they are counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from lensmith.serving.failures import RequestError, described
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class BodyLimit:
+    """Refuses bodies that are too large with 413, as soon as they say so or turn out to be.
+
+    Starlette's own limit answers in plain text, which OpenAI's clients do not read.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        text = f"the body is more than {self.limit:,} bytes; send fewer or smaller pictures"
+        said = dict(scope["headers"]).get(b"content-length", b"")
+        if said.isdigit() and int(said[:20]) > self.limit:
+            refusal = described(RequestError(text, code="body_too_large"))
+            await JSONResponse(refusal, 413, {"Connection": "close"})(scope, receive, send)
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.limit:
+                raise HTTPException(413, text, {"Connection": "close"})
+            return message
+
+        await self.app(scope, counted, send)

@@ -1,0 +1,102 @@
+"""Pictures of requests: bytes from data URLs or the network, checked before they are decoded. No torch here."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from lensmith.data.pictures import PictureError, open_picture, picture_size
+from lensmith.serving.failures import RequestError
+from lensmith.serving.limits import MIB, Limits
+from lensmith.serving.messages import Shown
+from lensmith.serving.remote import fetch
+from lensmith.spec.pictures import PicturePolicy
+
+_DATA = re.compile(r"data:[^,;]*((?:;[^,;]*)*),", re.IGNORECASE)
+
+
+def picture_bytes(pictures: Sequence[Shown], limits: Limits) -> list[bytes]:
+    """The files of pictures.
+
+    Raises:
+        RequestError: too many, too large, not base64, or an address where none is allowed.
+    """
+    if len(pictures) > limits.pictures:
+        raise RequestError(f"{len(pictures)} pictures where {limits.pictures} are allowed", param="messages")
+    return [_bytes(picture, limits) for picture in pictures]
+
+
+def open_pictures(
+    files: Sequence[bytes], pictures: Sequence[Shown], policy: PicturePolicy, limits: Limits
+) -> list[Image.Image]:
+    """Decode pictures once the headers of all have been found small enough.
+
+    Raises:
+        RequestError: no picture, a damaged one, one outside the policy, or too many pixels together.
+    """
+    with TemporaryDirectory(prefix="lensmith-") as folder:
+        paths = [Path(folder) / str(number) for number in range(len(files))]
+        total = 0
+        for path, data, shown in zip(paths, files, pictures, strict=True):
+            path.write_bytes(data)
+            try:
+                height, width = picture_size(path, policy)
+            except PictureError as error:
+                raise _about(error, path, shown) from error
+            total += height * width
+            if total > limits.pixels:
+                raise RequestError(
+                    f"the pictures have {total:,} pixels together, up to {shown.place}, where {limits.pixels:,} are"
+                    " allowed; scale them down",
+                    param=shown.place,
+                    code="image_too_large",
+                )
+        opened = []
+        for path, shown in zip(paths, pictures, strict=True):
+            try:
+                opened.append(open_picture(path, policy))
+            except PictureError as error:
+                raise _about(error, path, shown) from error
+        return opened
+
+
+def _bytes(shown: Shown, limits: Limits) -> bytes:
+    if shown.url[:5].lower() != "data:":
+        if not limits.remote:
+            raise RequestError(
+                f"{shown.place} is not a data URL; send the picture itself as data:image/png;base64,… (this server"
+                " fetches nothing: --allow-remote-images)",
+                param=shown.place,
+                code="remote_image",
+            )
+        return fetch(shown.url, shown.place, limits.picture)
+    found = _DATA.match(shown.url)
+    if found is None or not found[1].lower().endswith(";base64"):
+        text = f"{shown.place} is not base64; write data:image/png;base64,… and the file's base64"
+        raise RequestError(text, param=shown.place, code="invalid_image")
+    encoded = shown.url[found.end() :]
+    if len(encoded) * 3 // 4 > limits.picture + 3:
+        raise too_large(shown.place, limits.picture)
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        text = f"{shown.place} is damaged base64 ({error})"
+        raise RequestError(text, param=shown.place, code="invalid_image") from error
+    return data
+
+
+def too_large(place: str, limit: int) -> RequestError:
+    """Of a picture's file."""
+    text = f"{place} is more than {limit / MIB:g} MiB; scale it down or compress it"
+    return RequestError(text, status=413, param=place, code="image_too_large")
+
+
+def _about(error: PictureError, path: Path, shown: Shown) -> RequestError:
+    """The same without a path of this machine."""
+    text = f"{shown.place} {str(error).removeprefix(f'{path}: ')}"
+    return RequestError(text, param=shown.place, code="invalid_image")

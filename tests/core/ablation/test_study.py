@@ -1,0 +1,233 @@
+"""Study files, their variants, what variants share, and what is said of findings. Nothing trains."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensmith.ablation.engine import ablate, overview, prepare, report
+from lensmith.ablation.results import estimate
+from lensmith.ablation.study import read_study
+from lensmith.ablation.variants import variants
+from lensmith.errors import LensmithError, SpecError
+from lensmith.files import write_json
+
+TUNE = "stages.tune"
+
+
+@pytest.fixture
+def study(light_spec: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a study of two stages beside its base."""
+    rows = {"sources": "rows.jsonl"}
+    light_spec["stages"] = {
+        "align": {"tuner": "frozen", "data": rows, "max_steps": 2},
+        "tune": {"tuner": {"name": "lora", "rank": 4}, "data": rows, "max_steps": 2},
+    }
+    (tmp_path / "base.json").write_text(json.dumps(light_spec))
+
+    def write(**fields: Any) -> Path:
+        file = tmp_path / "study.json"
+        file.write_text(json.dumps({"base": "base.json", **fields}))
+        return file
+
+    return write
+
+
+AXES = {
+    "model.connector": ["mlp", {"name": "mlp", "depth": 3}],
+    "rank": {"small": {f"{TUNE}.tuner.rank": 2, f"{TUNE}.lr": 1e-3}, "large": {f"{TUNE}.tuner.rank": 8}},
+}
+VQA = {"name": "vqa", "data": "questions.jsonl"}
+
+
+def finding(better: dict[str, str], than: dict[str, str]) -> dict[str, Any]:
+    return {"claim": "c", "source": "table 1", "better": better, "than": than}
+
+
+FINDING = finding({f"{TUNE}.tuner.rank": "8"}, {f"{TUNE}.tuner.rank": "2"})
+
+
+class TestVariants:
+    def test_grid(self, study: Callable[..., Path]) -> None:
+        found = variants(read_study(study(axes=AXES)))
+        assert [v.name for v in found] == [
+            "connector mlp, rank small",
+            "connector mlp, rank large",
+            "connector mlp depth=3, rank small",
+            "connector mlp depth=3, rank large",
+        ]
+
+    def test_one_at_a_time(self, study: Callable[..., Path]) -> None:
+        found = variants(read_study(study(axes=AXES, design="single")))
+        assert [tuple(v.choices.values()) for v in found] == [
+            ("mlp", "small"),
+            ("mlp depth=3", "small"),
+            ("mlp", "large"),
+        ]
+
+    def test_rows_written_out(self, study: Callable[..., Path]) -> None:
+        file = study(set={f"{TUNE}.lr": 0.5}, runs=[{"name": "a"}, {"name": "b", "set": {f"{TUNE}.tuner": "full"}}])
+        first, second = variants(loaded := read_study(file))
+        assert first.spec(loaded).stages["tune"].tuner.name == "lora"
+        assert second.spec(loaded, seed=7).stages["tune"].tuner.name == "full"
+        assert {s.seed for s in second.spec(loaded, seed=7).stages.values()} == {7}
+        assert second.spec(loaded).stages["tune"].lr == 0.5
+
+    def test_paired_paths_change_together(self, study: Callable[..., Path]) -> None:
+        loaded = read_study(study(axes=AXES))
+        tuned = [v.spec(loaded).stages["tune"] for v in variants(loaded)]
+        assert [(stage.tuner.rank, stage.lr) for stage in tuned[:2]] == [(2, 1e-3), (8, tuned[1].lr)]
+        assert tuned[1].lr != 1e-3
+
+    def test_paths_are_relative_to_the_study(
+        self, study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "other.jsonl").write_text("{}\n")
+        file = study(axes={f"{TUNE}.data.sources": ["rows.jsonl", "other.jsonl"]})
+        monkeypatch.chdir("/")
+        loaded = read_study(file)
+        sources = [v.spec(loaded).stages["tune"].data.sources[0].path for v in variants(loaded)]
+        assert sources == [tmp_path / "rows.jsonl", tmp_path / "other.jsonl"]
+
+    def test_presets(self, study: Callable[..., Path]) -> None:
+        presets = {"quick": {"axes": ["rank"], "seeds": [1], "set": {f"{TUNE}.max_steps": 1}, "limit": 5}}
+        quick = read_study(study(axes=AXES, seeds=[1, 2], presets=presets, benchmarks=[VQA])).preset("quick")
+        assert [v.name for v in variants(quick)] == ["rank small", "rank large"]
+        assert (quick.seeds, quick.benchmarks[0].limit) == ([1], 5)
+        assert variants(quick)[0].spec(quick).stages["tune"].max_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"axis": {}}, "axis: there is no such field. Fields of a study: base, set, axes"),
+        ({"axes": {"model.connector": []}}, "axis 'model.connector' has no choices"),
+        ({"base": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"axes": {"model.connector": ["mlp", "mpl"]}}, "variant 'connector mpl': no connector is called 'mpl'"),
+        ({"axes": {"model.depth": [1]}}, "there is no such field"),
+        ({"axes": AXES, "findings": [finding({"rank": "huge"}, {"rank": "small"})]},
+         "finding 'c': rank has no 'huge'; it has small, large"),
+        ({"axes": AXES, "findings": [finding({"size": "1"}, {"size": "2"})]},
+         "finding 'c': no axis 'size'; there are model.connector, rank"),
+        ({"benchmarks": [VQA, VQA]}, "vqa is there twice; give each its own name"),
+        ({"presets": {"quick": {"axes": ["ranks"]}}}, "presets.quick.axes: no axis ranks; there are"),
+    ],
+)  # fmt: skip
+def test_mistakes(study: Callable[..., Path], fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        prepare(study(**fields), tmp_path / "out")
+    assert said in str(caught.value)
+
+
+def test_an_unknown_preset_is_named(study: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="there is no preset 'fast'; the study has quick"):
+        prepare(study(presets={"quick": {}}), tmp_path / "out", "fast")
+
+
+class TestSharing:
+    def test_equal_first_stages_are_one(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        prepared = prepare(study(axes={f"{TUNE}.tuner.rank": [2, 4, 8]}, benchmarks=[VQA]), tmp_path / "out")
+        chains = list(prepared.work.training.values())
+        assert len({chain[0].key for chain in chains}) == 1
+        assert len({chain[1].key for chain in chains}) == 3
+        assert len(prepared.work.units()) == 1 + 3 + 3
+        assert any("4 stages to train instead of 6" in line for line in overview(prepared))
+
+    def test_what_a_stage_depends_on(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        def keys(**fields: Any) -> list[str]:
+            prepared = prepare(study(**fields), tmp_path / "out")
+            return [unit.key for unit in next(iter(prepared.work.training.values()))]
+
+        plain = keys()
+        assert keys() == plain
+        assert keys(set={f"{TUNE}.checkpoints.every": 1, f"{TUNE}.data.workers": 1}) == plain
+        later = keys(set={f"{TUNE}.lr": 0.1})
+        assert (later[0] == plain[0], later[1] == plain[1]) == (True, False)
+        assert not set(keys(seeds=[1])) & set(plain)
+        assert not set(keys(set={"model.connector.depth": 4})) & set(plain)
+        (tmp_path / "rows.jsonl").write_text('{"id": "other"}\n')
+        assert not set(keys()) & set(plain)
+
+    def test_missing_rows(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        file = study(set={"stages.align.data.sources": "gone.jsonl"})
+        assert "gone.jsonl" in list(overview(prepare(file, tmp_path / "out")))[-1]
+        with pytest.raises(LensmithError, match=r"gone\.jsonl does not exist"):
+            ablate(file, tmp_path / "out")
+
+
+def scored(prepared: Any, scores: dict[str, list[float]], half: float = 5.0) -> None:
+    """The summaries that `lensmith eval` would write."""
+    for (name, seed), units in prepared.work.scoring.items():
+        for unit in units:
+            value = scores[name][prepared.study.seeds.index(seed)]
+            of = {"m": [value - half, value + half]}
+            unit.summary.parent.mkdir(parents=True)
+            write_json(unit.summary, {"headline": "m", "score": value, "intervals": {"of": of}})
+
+
+class TestResults:
+    @pytest.mark.parametrize(
+        ("high", "factor", "verdict"),
+        [([60, 61, 62], 1.0, "agrees"), ([40, 41, 42], 1.0, "disagrees"), ([40, 60, 50], 1.0, "open"),
+         ([49, 50, 51], 0.9, "agrees")],
+    )  # fmt: skip
+    def test_a_verdict_needs_the_whole_interval(
+        self, study: Callable[..., Path], tmp_path: Path, high: list[float], factor: float, verdict: str
+    ) -> None:
+        file = study(
+            axes={f"{TUNE}.tuner.rank": [2, 8]},
+            seeds=[1, 2, 3],
+            benchmarks=[VQA],
+            findings=[{**FINDING, "factor": factor}],
+        )
+        prepared = prepare(file, tmp_path / "out")
+        scored(prepared, {"rank 2": [50, 51, 52], "rank 8": high})
+        (found,) = report(prepared).verdicts
+        assert (found.verdict, found.pairs) == (verdict, 3)
+
+    def test_with_one_seed_the_questions_decide(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        file = study(axes={f"{TUNE}.tuner.rank": [2, 8]}, benchmarks=[VQA], findings=[FINDING])
+        for number, (value, verdict) in enumerate(((56, "open"), (58, "agrees"))):
+            prepared = prepare(file, tmp_path / f"out{number}")
+            scored(prepared, {"rank 2": [50], "rank 8": [value]})  # half-widths of 5: 7.07 together
+            assert report(prepared).verdicts[0].verdict == verdict
+
+    def test_files(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        entries = [{**VQA, "label": label} for label in ("one", "two", "three")]
+        entries = [{**entry, "limit": number + 1} for number, entry in enumerate(entries)]
+        file = study(axes={f"{TUNE}.tuner.rank": [2, 8]}, benchmarks=entries, hardware="a100-80g x 8")
+        prepared = prepare(file, tmp_path / "out")
+        scored(prepared, {"rank 2": [40], "rank 8": [50]})
+        result = report(prepared)
+        folder = tmp_path / "out" / "report"
+        names = {path.name for path in folder.iterdir()}
+        figures = {
+            f"{name}.{suffix}" for name in ("relative", "by-stages-tune-tuner-rank") for suffix in ("png", "svg")
+        }
+        assert names == {"report.md", "results.csv", "results.json"} | figures
+        text = (folder / "report.md").read_text()
+        assert "| rank 2 | 40.0 (35.0 to 45.0) |" in text
+        assert "| rank 2 | 80 % | 80 % | 80 % | 80 % |" in text
+        assert f"`{TUNE}.tuner.rank`: 2 → 8" in text
+        assert result.lines[1].cost.trainable > result.lines[0].cost.trainable
+        assert result.lines[0].cost.gpu_hours is not None
+        data = json.loads((folder / "results.json").read_text())
+        assert [v["scores"]["mean"]["mean"] for v in data["variants"]] == [40, 50]
+        assert (folder / "results.csv").read_text().count("\n") == 3
+
+    def test_what_did_not_run_leaves_a_gap(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        prepared = prepare(study(axes={f"{TUNE}.tuner.rank": [2, 8]}, benchmarks=[VQA], findings=[FINDING]), tmp_path)
+        result = report(prepared)
+        assert [dict(line.scores) for line in result.lines] == [{}, {}]
+        assert result.verdicts[0].verdict == "open"
+        assert "| rank 2 | - |" in (tmp_path / "report" / "report.md").read_text()
+
+    def test_students_interval(self) -> None:
+        found = estimate([1.0, 2.0, 3.0])
+        assert (found.mean, found.low) == (2.0, pytest.approx(2 - 4.303 * 1 / 3**0.5))
+        assert copy.deepcopy(found) == found
