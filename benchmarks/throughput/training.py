@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -101,14 +102,14 @@ class Bench:
         self.model = assemble(self.spec)
         self.model.train()
         self.model.vision_encoder.requires_grad_(False)
+        self.models: list[Any] = [self.model]
         self.folder = folder
         template = parts.conversation(self.spec.model, self.stage)
 
-        def reader() -> RowReader:
-            tokenizer = self.model.language_model.tokenizer
-            return RowReader(Mixture(self.stage.data), template, tokenizer, 2048, self.model.pictures)
+        def reader_of(model: Any) -> RowReader:
+            return RowReader(Mixture(self.stage.data), template, model.language_model.tokenizer, 2048, model.pictures)
 
-        self.reader, self._make_reader = reader(), reader
+        self.reader, self._reader_of = reader_of(self.model), reader_of
         self.pad = self.model.language_model.tokenizer.pad_id
 
     def variant(self, name: str) -> tuple[Callable[[Sequence[int]], Any], Callable[[], Sequence[Any]]]:
@@ -121,26 +122,26 @@ class Bench:
                 *twin.model.language_model.parameters(),
                 *twin.model.multi_modal_projector.parameters(),
             ]
-        reader = self.reader
+        reader, model = self.reader, self.model
         if name.endswith("cached features"):
             from lensmith.features.filling import attach
 
-            reader = self._make_reader()
-            attach(self.model, reader, range(len(reader.mixture)), self.stage, lambda line: None)
+            model = copy.deepcopy(self.model)
+            self.models.append(model)
+            reader = self._reader_of(model)
+            attach(model, reader, range(len(reader.mixture)), self.stage, lambda line: None)
 
         def loss(rows: Sequence[int]) -> Any:
             batch = pack([[reader.sample(r) for r in rows]], self.pad)
-            return self.model(batch, dummy_picture=True) / batch.target_count
+            return model(batch, dummy_picture=True) / batch.target_count
 
-        return loss, lambda: [
-            *self.model.language_model.network.model.parameters(),
-            *self.model.connector.parameters(),
-        ]
+        return loss, lambda: [*model.language_model.network.model.parameters(), *model.connector.parameters()]
 
     def _twin(self) -> Any:
         if not hasattr(self, "_made"):
             self._made = small_llava.transformers_twin(self.model, self.folder).train()
             self._made.model.vision_tower.requires_grad_(False)
+            self.models.append(self._made)
         return self._made
 
     def sorted_rows(self, batches: int) -> list[list[int]]:
@@ -190,10 +191,8 @@ def measure(shape: str, repeats: int, size: int) -> tuple[str, list[str]]:
                 grads = [p.grad for p in parameters()]
                 if "sorted" not in name:
                     gradients[name] = torch.cat([g.flatten() for g in grads])
-                for parameter in parameters():
-                    parameter.grad = None
-                bench.model.zero_grad(set_to_none=True)
-                bench._twin().zero_grad(set_to_none=True)
+                for model in bench.models:
+                    model.zero_grad(set_to_none=True)
                 if number:  # the first round warms up
                     speeds[name].append(tokens / took)
                     if name == VARIANTS[0]:

@@ -20,10 +20,13 @@ class Likelihood:
     Args:
         log: natural logarithm of the probability that the model answers exactly this.
         tokens: ids that it sums over, the end token among them.
+        greedy: whether each of them is the most likely one, so that a greedy answer is this one; None where that is
+            not known.
     """
 
     log: float
     tokens: int
+    greedy: bool | None = None
 
     @property
     def mean(self) -> float:
@@ -45,6 +48,7 @@ def likelihoods(
     learnt = [[place for place, target in enumerate(row) if target != IGNORE_LABEL] for row in targets]
     needed = [row[: places[-1] + 1] for row, places in zip(sequences, learnt, strict=True)]
     totals = [0.0] * len(sequences)
+    greedy = [True] * len(sequences)
     for rows in branched(decoder, needed, [places[0] for places in learnt], batch_size, batch_size):
         wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (row, position): its (sequence, target)s
         for row, (members, shared, tree) in enumerate(zip(rows.members, rows.shared, rows.trees, strict=True)):
@@ -56,9 +60,11 @@ def likelihoods(
             chosen = places[start : start + _LOGITS]
             hidden = rows.begun.hidden[[row for row, _ in chosen], [place for _, place in chosen]]
             logs = decoder.language_model.head(hidden).float().log_softmax(-1)
+            likeliest = logs.argmax(-1).tolist()
             pairs = [(at, target) for at, place in enumerate(chosen) for _, target in wanted[place]]
             found = logs[[at for at, _ in pairs], [target for _, target in pairs]].tolist()
             owners = [number for place in chosen for number, _ in wanted[place]]
-            for number, log in zip(owners, found, strict=True):
+            for number, log, (at, target) in zip(owners, found, pairs, strict=True):
                 totals[number] += log
-    return [Likelihood(total, len(places)) for total, places in zip(totals, learnt, strict=True)]
+                greedy[number] &= likeliest[at] == target
+    return [Likelihood(*one) for one in zip(totals, map(len, learnt), greedy, strict=True)]

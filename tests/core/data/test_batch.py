@@ -108,3 +108,26 @@ class TestPack:
     def test_an_empty_row_is_a_mistake_of_the_caller(self, rows: list[list[Sample]]) -> None:
         with pytest.raises(ValueError, match="at least one sample in each row"):
             pack(rows, PAD)
+
+
+class TestPicturesShownTwice:
+    def test_a_file_is_there_once(self) -> None:
+        one, two, unknown = picture(1.0), picture(2.0, views=2, tokens=3), picture(3.0)
+        one.file, two.file = "a.png", "b.png"
+        samples = [Sample("row", [PAD] * 2, [-100] * 2, [0, 1], [shown]) for shown in (one, unknown, one)]
+        samples.insert(1, Sample("row", [PAD] * 6, [-100] * 6, list(range(6)), [two, two]))
+        for batch in (collate(samples, PAD), pack([samples], PAD)):
+            assert batch.pixels is not None
+            assert batch.repeats is not None
+            assert batch.pixels[:, 0, 0, 0].tolist() == [1.0, 2.0, 2.0, 3.0]
+            assert batch.repeats.tolist() == [0, 1, 2, 1, 2, 3, 0]
+            assert len(batch.layouts) == 5
+            moved = batch.to("meta")
+            assert moved.repeats is not None
+            assert moved.repeats.device.type == "meta"
+
+    def test_pictures_of_unknown_files_are_all_there(self) -> None:
+        batch = collate([shown(), shown()], PAD)
+        assert batch.repeats is None
+        assert batch.pixels is not None
+        assert len(batch.pixels) == 2

@@ -143,6 +143,7 @@ def test_a_stream_is_the_answer_whatever_is_said(
         return [list(ids)] * len(embeds)
 
     monkeypatch.setattr(model.language_model, "generate", say)
+    monkeypatch.setattr(model.language_model, "memory", lambda: None)
     assert model.generate(None, "Hi") == said.strip()
     pieces = list(model.stream(None, "Hi"))
     assert "".join(pieces) == said.strip()

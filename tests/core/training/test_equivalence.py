@@ -24,7 +24,7 @@ STEPS = (
 # Small gradients are the rounding of sums in another order; a large eps keeps AdamW from making steps of them.
 STAGE = {
     "lr": 3e-3,
-    "batch": {"size": 4},
+    "batch": {"size": 4, "packing": "off"},  # which row is in which micro-batch is as written above
     "precision": "fp32",
     "optimizer": {"eps": 1e-3, "weight_decay": 0.1},
     "schedule": {"decay": "linear", "warmup_ratio": 0.0},
@@ -99,12 +99,21 @@ def test_accumulation(lab: Any, spec_of_three: dict[str, Any], reference: Any, t
     assert_same(lab.train(split(spec_of_three, micro=micro), tmp_path / "run"), reference)
 
 
-@pytest.mark.parametrize("micro", [None, 2])
-def test_packing(lab: Any, spec_of_three: dict[str, Any], reference: Any, tmp_path: Path, micro: int | None) -> None:
-    """Rows end to end see only themselves: the same losses, gradients and weights."""
-    spec = split(spec_of_three, micro=micro)
+@pytest.mark.parametrize(("micro", "zero"), [(None, 0), (2, 0), (1, 2), (2, 3)])
+def test_packing(
+    lab: Any,
+    spec_of_three: dict[str, Any],
+    reference: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    micro: int | None,
+    zero: int,
+) -> None:
+    """Rows end to end see only themselves: the same losses, gradients and weights; so with the loss in pieces."""
+    monkeypatch.setattr("lensmith.loss.PIECE", 3 * 330)
+    spec = split(spec_of_three, micro=micro, zero=zero)
     for stage in spec["stages"].values():
-        stage["batch"]["packing"] = True
+        stage["batch"]["packing"] = "auto"
     assert_same(lab.train(spec, tmp_path / "run"), reference)
 
 
@@ -121,7 +130,7 @@ def test_workers_prepare_the_same_batches(
         assert run.losses(stage) == reference.losses(stage)
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
+@pytest.mark.parametrize(("zero", "packing"), [(0, "off"), (2, "auto"), (3, "off")])
 def test_two_ranks(
     lab: Any,
     spec_of_three: dict[str, Any],
@@ -129,8 +138,12 @@ def test_two_ranks(
     tmp_path: Path,
     write_spec: Callable[[dict[str, Any]], Path],
     zero: int,
+    packing: str,
 ) -> None:
-    file = write_spec(split(spec_of_three, micro=1, zero=zero))
+    spec = split(spec_of_three, micro=1, zero=zero)
+    for stage in spec["stages"].values():
+        stage["batch"]["packing"] = packing
+    file = write_spec(spec)
     printed = lab.lensmith("train", file, "--nproc", "2", "--output", tmp_path / "run")
     assert [line for line in printed.splitlines() if line.startswith(str(tmp_path))] == [
         str(tmp_path / "run" / stage) for stage in ("align", "tune", "whole")
@@ -163,8 +176,31 @@ class TestSharesThatCannotBe:
         stage = load_spec(split(spec_of_three, micro=1)).stages["align"]
         for world in (1, 2, 4):
             splits = [Split.of(stage, rank, world) for rank in range(world)]
-            taken = [row for s in splits for k in range(s.accumulation) for row in s.rows([7, 5, 3, 1], k)]
+            taken = [row for s in splits for own in s.rows([7, 5, 3, 1]) for row in own]
             assert sorted(taken) == [1, 3, 5, 7]
+            assert all(len(s.rows([7, 5, 3, 1])) == s.accumulation for s in splits)
+
+    @pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1), (8, 1)])
+    def test_packed_micro_batches_are_of_like_length(self, world: int, accumulation: int) -> None:
+        from lensmith.training.feed import Split
+
+        step = list(range(100, 164))
+        lengths = [2000 if row % 9 == 0 else row % 7 * 30 + 20 for row in step]
+        size = len(step)
+        splits = [Split(size, size // world // accumulation, accumulation, rank, world) for rank in range(world)]
+        shared = [split.even_rows(step, lengths) for split in splits]
+        assert [len(own) for own in shared] == [accumulation] * world
+        assert sorted(row for own in shared for rows in own for row in rows) == step
+        assert all(list(rows) == sorted(rows) for own in shared for rows in own)  # in the order of the step
+        sums = [sum(lengths[row - 100] for row in rows) for own in shared for rows in own]
+        assert max(sums) - min(sums) <= max(lengths)
+        assert shared == [split.even_rows(step, lengths) for split in splits]
+
+    def test_where_rows_are_fewer_than_ranks_some_get_none(self) -> None:
+        from lensmith.training.feed import Split
+
+        shared = [Split(4, 1, 1, rank, 4).even_rows([5, 6], [3, 9]) for rank in range(4)]
+        assert shared == [[[6]], [[5]], [[]], [[]]]
 
 
 def test_a_row_that_a_worker_cannot_read_is_told_without_a_stack_trace(
@@ -180,3 +216,36 @@ def test_a_row_that_a_worker_cannot_read_is_told_without_a_stack_trace(
     assert str(caught.value).startswith(f"{file}:")
     assert "green.png" in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+class TestWhichRowsArePacked:
+    """By default those of a model that can, and what is done instead is said."""
+
+    @pytest.fixture
+    def said(
+        self, lab: Any, spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[..., str]:
+        def train(packing: Any = None, attention: str = "sdpa") -> str:
+            stage = {"tuner": "frozen", "max_steps": 1, "batch": {"size": 4}}
+            stage["batch"] |= {} if packing is None else {"packing": packing}
+            chosen = lab.stages(spec, only=stage)
+            chosen["model"]["language_model"]["attention"] = attention
+            lab.train(chosen, tmp_path / f"{packing}-{attention}")
+            return capsys.readouterr().err
+
+        return train
+
+    def test_it_is_said(self, said: Callable[..., str]) -> None:
+        assert "rows of a micro-batch lie end to end, without padding" in said()
+        assert "rows of a micro-batch lie padded: batch.packing is off" in said("off")
+        assert "lie padded: its attention implementation would compute, and mask, all pairs" in said(attention="eager")
+        assert "lie end to end, without padding" in said(True, attention="eager")
+
+    @pytest.mark.parametrize("value", ["yes", 1, None])
+    def test_what_it_may_be(self, spec: dict[str, Any], value: Any) -> None:
+        from lensmith.errors import SpecError
+        from lensmith.spec.build import load_spec
+
+        spec["stages"]["align"]["batch"]["packing"] = value
+        with pytest.raises(SpecError, match=r"stages\.align\.batch\.packing"):
+            load_spec(spec)

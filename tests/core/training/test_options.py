@@ -188,6 +188,45 @@ class TestActivationCheckpointing:
             lab.train(lab.stages(spec, only=chosen), tmp_path / "run")
 
 
+class TestCompilation:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("packing", ["auto", "off"])
+    def test_the_same_steps(self, lab: Any, spec: dict[str, Any], tmp_path: Path, packing: str) -> None:
+        """One graph for rows of any length, each compiled once."""
+        from torch._dynamo.utils import counters
+
+        chosen = {**QUICK, "max_steps": 6, "batch": {"size": 4, "packing": packing}}
+        plain = lab.train(lab.stages(spec, only=chosen), tmp_path / "plain")
+        counters.clear()
+        compiled = lab.train(lab.stages(spec, only={**chosen, "compile": True}), tmp_path / "compiled")
+        graphs = counters["stats"]["unique_graphs"]
+        assert 0 < graphs <= 8
+        for one, two in zip(plain.metrics("only"), compiled.metrics("only"), strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+
+    def test_a_model_that_cannot(
+        self, lab: Any, spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lensmith_plugins.language_models.hf import HfCausalLanguageModel
+
+        monkeypatch.delattr(HfCausalLanguageModel, "compile_blocks")
+        with pytest.raises(TrainingError, match=r"stages\.only\.compile: this language model has no blocks"):
+            lab.train(lab.stages(spec, only={**QUICK, "tuner": "frozen", "compile": True}), tmp_path / "run")
+
+    def test_not_where_weights_are_sharded(self, lab: Any, spec: dict[str, Any]) -> None:
+        (problem,) = check(load_spec(lab.stages(spec, only={**QUICK, "compile": True, "deepspeed": {"zero": 3}})))
+        assert problem.path == "stages.only.compile"
+
+    def test_fp32_products(self, lab: Any, spec: dict[str, Any], tmp_path: Path) -> None:
+        """Exact unless the spec says otherwise; torch alone would let convolutions be in TF32."""
+        for tf32, kind in ((True, "tf32"), (False, "ieee")):
+            stage = {**QUICK, "tuner": "frozen", "max_steps": 1, "tf32": tf32}
+            lab.train(lab.stages(spec, only=stage), tmp_path / kind)
+            assert torch.backends.cuda.matmul.fp32_precision == kind
+            assert torch.backends.cudnn.conv.fp32_precision == kind
+
+
 class TestOffload:
     def test_configuration(self, stage: Callable[..., StageSpec], tmp_path: Path) -> None:
         file = tmp_path / "deepspeed.json"
