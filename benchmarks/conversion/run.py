@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from material import SIZES, write
-from processes import LENSMITH, RESULTS
+from processes import LENSMITH, publish
 
 LIMIT = 2.5
 """GB beyond the memory that the command takes for a model of a few megabytes."""
@@ -68,18 +68,18 @@ def main() -> None:
     arguments = parser.parse_args()
     place = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="conversion-"))
     try:
-        page = measure(place, arguments.size, arguments.to)
+        page, failures = measure(place, arguments.size, arguments.to)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    print(page)
-    (RESULTS / f"conversion-{arguments.size}.md").write_text(page)
+    sys.exit(publish(f"conversion-{arguments.size}", page, failures))
 
 
-def measure(place: Path, size: str, formats: list[str]) -> str:
+def measure(place: Path, size: str, formats: list[str]) -> tuple[str, list[str]]:
+    """The page, and the commands that took too much."""
     source, artifact = place / "source", place / "artifact"
     source.mkdir()
     total = write(source, SIZES[size]) / 1e9
-    rows = []
+    rows, failures = [], []
     base = watch([LENSMITH, "import", "--help"]).own
     steps = [("import", [LENSMITH, "import", str(source), "--output", str(artifact)])]
     for kind in formats:
@@ -90,7 +90,7 @@ def measure(place: Path, size: str, formats: list[str]) -> str:
         print(f"{name}: {cost}", flush=True)
         rows.append(f"| `{name}` | {cost.own - base:.2f} | {cost.mapped:.2f} | {cost.wall:.0f} |")
         if cost.own - base > LIMIT:
-            rows.append(f"\n**over the limit of {LIMIT} GB**")
+            failures.append(f"{name} took {cost.own - base:.2f} GB, the limit is {LIMIT}")
         for done in (source,) if name == "import" else (place / name.split()[-1],):
             for file in done.glob("*.safetensors"):
                 file.unlink()
@@ -104,7 +104,7 @@ def measure(place: Path, size: str, formats: list[str]) -> str:
         "| command | own memory (GB) | mapped pages (GB) | seconds |",
         "| --- | --- | --- | --- |",
     ]
-    return "\n".join([*head, *rows]) + "\n"
+    return "\n".join([*head, *rows]) + "\n", failures
 
 
 if __name__ == "__main__":

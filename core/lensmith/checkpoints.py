@@ -61,8 +61,9 @@ Checkpoint = Annotated[str, BeforeValidator(_checkpoint), AfterValidator(str), W
 
 def import_hint(folder: Path) -> str:
     """What to do with a folder that is no artifact and holds weights; empty for any other."""
-    ends = {".safetensors", ".bin"}
-    if folder.is_dir() and any(path.suffix in ends for path in folder.iterdir()):
+    # Not Path.is_dir(), which raises where a name is too long.
+    there = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    if any(name.endswith((".safetensors", ".bin")) for name in there):
         return f"; it holds weights: if another project wrote it, `lensmith import {folder}` makes an artifact of it"
     return ""
 

@@ -47,12 +47,14 @@ class Cost:
         trainable: parameters of the last stage.
         flops: of all stages, from the plan; None where the rows' number is not known.
         gpu_hours: from the plan, on the study's hardware.
+        last_gpu_hours: those of the last stage alone.
         seconds: on the clock while training here, the mean over seeds; None before it ran.
     """
 
     trainable: int
     flops: float | None
     gpu_hours: float | None
+    last_gpu_hours: float | None
     seconds: float | None
 
 
@@ -176,12 +178,14 @@ def _cell(unit: ScoreUnit) -> _Cell | None:
 def _cost(study: StudySpec, variant: Variant, work: Work) -> Cost:
     found, costed = planned(study, variant.spec(study))
     known = all(stage.rows is not None for stage in costed.stages)
+    hours = [stage.gpu_hours for stage in costed.stages] if known and study.hardware else []
     seconds = [_seconds(work.training[variant.name, seed]) for seed in study.seeds]
     timed = [value for value in seconds if value is not None]
     return Cost(
         trainable=found.stages[-1].trainable_parameters if found.stages else 0,
         flops=sum(stage.flops for stage in costed.stages) if known else None,
-        gpu_hours=sum(stage.gpu_hours for stage in costed.stages) if known and study.hardware else None,
+        gpu_hours=sum(hours) if hours else None,
+        last_gpu_hours=hours[-1] if hours else None,
         seconds=statistics.fmean(timed) if timed else None,
     )
 

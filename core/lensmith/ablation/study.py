@@ -51,8 +51,8 @@ class JudgeEntry(Section):
     """Who marks the answers of judged benchmarks."""
 
     url: str
-    """OpenAI-compatible endpoint, or `openai` for OpenAI's. The judge's model is an option of the benchmark. It is asked
-    without asking you."""
+    """OpenAI-compatible endpoint, or `openai` for OpenAI's. The judge's model is an option of the benchmark. Nobody is
+    asked before it costs money."""
     cache: SpecPath | None = None
     """File of its replies, each asked for once only; by default one for each score."""
     parallel: int = Field(4, ge=1)
@@ -64,6 +64,8 @@ class Row(Section):
 
     name: str
     """Name in tables."""
+    like: str | None = None
+    """A row above, all of whose changes it makes first, so that a table can go on step by step. By default none."""
     set: Settings = Field({})
     """What it changes."""
     until: str | None = None
@@ -144,6 +146,10 @@ class StudySpec(Section):
         for what, names in (("runs", labels), ("benchmarks", titles)):
             if twice := sorted({n for n in names if names.count(n) > 1}):
                 raise ValueError(f"{what}: {', '.join(twice)} is there twice; give each its own name")
+        for number, row in enumerate(self.runs):
+            if row.like is not None and row.like not in labels[:number]:
+                above = ", ".join(labels[:number]) or "none"
+                raise ValueError(f"runs.{number}.like: no row above is called {row.like!r}; there are {above}")
         for finding in self.findings:
             self._check_finding(finding, labels, titles)
         for name, preset in self.presets.items():

@@ -49,6 +49,7 @@ def markdown(result: StudyResult, study: StudySpec, figures: Sequence[str] = ())
             "trained parameters",
             "FLOP",
             f"GPU hours ({study.hardware or 'no hardware named'})",
+            "of the last stage",
             "minutes here",
         ],
         [[line.variant.name, *_costs(line)] for line in result.lines],
@@ -111,6 +112,7 @@ def _costs(line: Line) -> list[str]:
         f"{cost.trainable:,}",
         "-" if cost.flops is None else f"{cost.flops:.2e}",
         "-" if cost.gpu_hours is None else f"{cost.gpu_hours:.3g}",
+        "-" if cost.last_gpu_hours is None else f"{cost.last_gpu_hours:.3g}",
         "-" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
     ]
 
@@ -135,7 +137,7 @@ def _csv(result: StudyResult) -> str:
     columns = _columns(result)
     scores = [f"{name} {what}" for name in columns for what in ("mean", "low", "high")]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", *axes, *scores, "trainable", "flops", "gpu_hours", "seconds"])
+    writer.writerow(["variant", *axes, *scores, "trainable", "flops", "gpu_hours", "last_gpu_hours", "seconds"])
     for line in result.lines:
         cells: list[float | None] = []
         for name in columns:
@@ -143,6 +145,6 @@ def _csv(result: StudyResult) -> str:
             cells += [found.mean, found.low, found.high] if found else [None, None, None]
         cost = line.cost
         choices = [line.variant.choices.get(axis, "") for axis in axes]
-        costs = [cost.trainable, cost.flops, cost.gpu_hours, cost.seconds]
+        costs = [cost.trainable, cost.flops, cost.gpu_hours, cost.last_gpu_hours, cost.seconds]
         writer.writerow([line.variant.name, *choices, *cells, *costs])
     return text.getvalue()

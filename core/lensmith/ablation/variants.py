@@ -66,7 +66,10 @@ def variants(study: StudySpec) -> list[Variant]:
         SpecError: two have one name.
     """
     found = [_variant(study, picked) for picked in _picks(study)] if study.axes or not study.runs else []
-    found += [Variant(row.name, {"row": row.name}, {**study.set, **row.set}, row.until) for row in study.runs]
+    changes: dict[str | None, Settings] = {None: study.set}
+    for row in study.runs:
+        changes[row.name] = changes[row.like] | row.set
+        found.append(Variant(row.name, {"row": row.name}, changes[row.name], row.until))
     names = [variant.name for variant in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SpecError([Problem("axes", f"two variants are called {', '.join(twice)}; name the choices")])
@@ -95,8 +98,11 @@ def _variant(study: StudySpec, picked: Sequence[int]) -> Variant:
     for (axis, values), number in zip(study.axes.items(), picked, strict=True):
         choices[axis] = labels_of(values)[number]
         settings |= list(values.values())[number] if isinstance(values, dict) else {axis: values[number]}
-    name = ", ".join(f"{axis.rpartition('.')[2]} {label}" for axis, label in choices.items()) or "base"
-    return Variant(name, choices, settings)
+    told = choices
+    if study.design == "single" and study.axes:
+        told = {axis: choices[axis] for axis, number in zip(choices, picked, strict=True) if number}
+    name = ", ".join(f"{axis.rpartition('.')[2]} {label}" for axis, label in told.items())
+    return Variant(name or ("reference" if study.axes else "base"), choices, settings)
 
 
 def difference(variant: Variant, reference: Variant) -> dict[str, tuple[Any, Any]]:

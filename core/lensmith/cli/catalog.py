@@ -29,7 +29,7 @@ def list_parts(kind: KindOption = None, as_json: JsonOption = False) -> None:
                     "summary": c.summary,
                     "distribution": c.distribution,
                     "version": c.version,
-                    "deprecated": c.deprecated or None,
+                    **({"deprecated": c.deprecated} if c.deprecated else {}),
                 }
                 for c in components
             ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lensmith.spec.run import ModelSpec
 
 ADAPTER, SPEC = "adapter", "spec.json"
+_LONGEST = 400
+"""Characters of a library's message."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,26 @@ def import_checkpoint(
     """
     foreign = locate(str(source), revision)
     name, importer, recognised = choose(foreign, format, options)
-    found = importer.read(foreign)
+    with _told(foreign.name):
+        found = importer.read(foreign)
     spec, tuner = _specs(found, foreign)
     record: dict[str, Any] = {"format": name, "recognised": recognised, "source": str(source)}
     record |= {"notes": list(found.notes), "bases": dict(found.bases)}
     if foreign.revision:
         record["revision"] = foreign.revision
-    write(Path(output), found, spec, tuner, record)
+    with _told(foreign.name):
+        write(Path(output), found, spec, tuner, record)
     return Imported(Path(output), name, recognised, foreign.revision, tuple(found.notes))
+
+
+@contextmanager
+def _told(origin: str) -> Iterator[None]:
+    """What libraries say of files that are not there or not right, as an error for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip()  # transformers ends some with the names of all models that it has
+        raise LensmithError(f"{origin}: {reason if len(reason) < _LONGEST else reason[:_LONGEST] + ' …'}") from error
 
 
 def choose(foreign: Foreign, format: str | None, options: Sequence[str]) -> tuple[str, Importer, str]:

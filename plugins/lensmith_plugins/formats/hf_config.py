@@ -44,6 +44,8 @@ def model_config(
     clip = isinstance(encoder, ClipSpec)
     vision = {**architecture, "num_hidden_layers": blocks, "dtype": name, "torch_dtype": name}
     vision["model_type"] = "clip_vision_model" if clip else "siglip_vision_model"
+    if not clip:
+        vision["vision_use_head"] = False  # the pooling, which no feature goes through
     text = {**_plain(decoder), "dtype": name, "torch_dtype": name}
     text.pop("transformers_version", None)
     next_ = is_next(model)

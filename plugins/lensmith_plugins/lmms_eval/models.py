@@ -17,7 +17,7 @@ from lensmith.inference.prompts import Question
 from lensmith_plugins.lmms_eval.requests import conversation, generation_settings, pictures
 
 
-class PromptModel(lmms):
+class PromptModel(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     """A Lensmith artifact behind lmms-eval's simple interface: a context and pictures for each request.
 
     Args:
@@ -66,7 +66,7 @@ class PromptModel(lmms):
         self._sign = -1.0 if likelihood == "loss" else 1.0
         self._seed = seed
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator
+            from accelerate import Accelerator  # type: ignore[import-untyped]
 
             self.accelerator = Accelerator()
             self._rank = self.accelerator.process_index

@@ -64,11 +64,11 @@ class TestVariants:
 
     def test_one_at_a_time(self, study: Callable[..., Path]) -> None:
         found = variants(read_study(study(axes=AXES, design="single")))
-        assert [tuple(v.choices.values()) for v in found] == [
-            ("mlp", "small"),
-            ("mlp depth=3", "small"),
-            ("mlp", "large"),
-        ]
+        assert {v.name: tuple(v.choices.values()) for v in found} == {
+            "reference": ("mlp", "small"),
+            "connector mlp depth=3": ("mlp depth=3", "small"),
+            "rank large": ("mlp", "large"),
+        }
 
     def test_rows_written_out(self, study: Callable[..., Path]) -> None:
         file = study(set={f"{TUNE}.lr": 0.5}, runs=[{"name": "a"}, {"name": "b", "set": {f"{TUNE}.tuner": "full"}}])
@@ -77,6 +77,18 @@ class TestVariants:
         assert second.spec(loaded, seed=7).stages["tune"].tuner.name == "full"
         assert {s.seed for s in second.spec(loaded, seed=7).stages.values()} == {7}
         assert second.spec(loaded).stages["tune"].lr == 0.5
+
+    def test_a_row_goes_on_from_one_above(self, study: Callable[..., Path]) -> None:
+        runs = [
+            {"name": "a", "set": {f"{TUNE}.lr": 0.5, f"{TUNE}.tuner.rank": 2}},
+            {"name": "b", "like": "a", "set": {f"{TUNE}.tuner.rank": 8}},
+            {"name": "c", "like": "b", "until": "align"},
+        ]
+        loaded = read_study(study(set={f"{TUNE}.lr": 0.1}, runs=runs))
+        first, second, third = (v.spec(loaded, seed=3) for v in variants(loaded))
+        assert [(s.stages["tune"].lr, s.stages["tune"].tuner.rank) for s in (first, second)] == [(0.5, 2), (0.5, 8)]
+        assert list(third.stages) == ["align"]
+        assert third.stages["align"].seed == 3
 
     def test_paired_paths_change_together(self, study: Callable[..., Path]) -> None:
         loaded = read_study(study(axes=AXES))
@@ -101,6 +113,12 @@ class TestVariants:
         assert (quick.seeds, quick.benchmarks[0].limit) == ([1], 5)
         assert variants(quick)[0].spec(quick).stages["tune"].max_steps == 1
 
+    def test_an_axis_that_a_preset_drops_stays_at_its_reference(self, study: Callable[..., Path]) -> None:
+        presets = {"quick": {"axes": ["model.connector"]}, "low": {"axes": [], "set": {f"{TUNE}.tuner.rank": 3}}}
+        loaded = read_study(study(axes=AXES, set={f"{TUNE}.tuner.rank": 16}, presets=presets))
+        ranks = [[v.spec(s).stages["tune"].tuner.rank for v in variants(s)] for s in map(loaded.preset, presets)]
+        assert ranks == [[2, 2], [3]]
+
 
 @pytest.mark.parametrize(
     ("fields", "said"),
@@ -116,6 +134,11 @@ class TestVariants:
          "finding 'c': no axis 'size'; there are model.connector, rank"),
         ({"benchmarks": [VQA, VQA]}, "vqa is there twice; give each its own name"),
         ({"presets": {"quick": {"axes": ["ranks"]}}}, "presets.quick.axes: no axis ranks; there are"),
+        ({"runs": [{"name": "a", "like": "b"}, {"name": "b"}]}, "no row above is called 'b'; there are none"),
+        ({"runs": [{"name": "a", "until": "end"}]}, "variant 'a': there is no stage 'end'; there are align, tune"),
+        ({"benchmarks": [{**VQA, "name": "vaq"}]}, "benchmarks.vaq: "),
+        ({"benchmarks": [{**VQA, "options": {"sufix": ""}}]}, "vqa has no option 'sufix'. Did you mean 'suffix'?"),
+        ({"benchmarks": [{"name": "mmvet", "data": "d"}]}, "marked by a judge; say who, `judge: {url: …}`"),
     ],
 )  # fmt: skip
 def test_mistakes(study: Callable[..., Path], fields: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -152,6 +175,42 @@ class TestSharing:
         assert not set(keys(set={"model.connector.depth": 4})) & set(plain)
         (tmp_path / "rows.jsonl").write_text('{"id": "other"}\n')
         assert not set(keys()) & set(plain)
+
+    def test_scores_depend_on_the_questions(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        file = study(benchmarks=[VQA])
+        folders = []
+        for text in ("{}", "{ }"):
+            (tmp_path / "questions.jsonl").write_text(text)
+            ((score,),) = prepare(file, tmp_path / "out").work.scoring.values()
+            folders.append(score.folder)
+        assert folders[0] != folders[1]
+
+    def test_a_judge_is_told_to_the_command(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        judge = {"url": "http://localhost:1/v1", "cache": "replies.jsonl"}
+        file = study(benchmarks=[{"name": "mmvet", "data": "d", "options": {"repeats": 5}}], judge=judge)
+        ((score,),) = prepare(file, tmp_path / "out").work.scoring.values()
+        said = score.arguments()
+        pairs = dict(zip(said[2:-1:2], said[3:-1:2], strict=False))
+        assert said[-1] != "--judge-url"
+        assert ("repeats=5" in said, "--yes" in said, str(tmp_path / "replies.jsonl") in said) == (True, True, True)
+        assert pairs["--benchmark"] == "mmvet"
+
+    def test_rows_that_are_told_are_costed(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        gone = {"stages.align.data.sources": "gone.jsonl", f"{TUNE}.data.sources": "gone.jsonl"}
+        steps = {"stages.align.max_steps": None, f"{TUNE}.max_steps": None}
+        half = {f"{TUNE}.data.sources": {"path": "gone.jsonl", "fraction": 0.5}}
+
+        def flops(**fields: Any) -> list[float | None]:
+            prepared = prepare(study(set=gone | steps, **fields), tmp_path / "out")
+            return [line.cost.flops for line in report(prepared).lines]
+
+        assert flops() == [None]
+        (first,) = flops(rows={"gone.jsonl": 100})
+        (second,) = flops(rows={"gone.jsonl": 200})
+        less = flops(rows={"gone.jsonl": 200}, runs=[{"name": "half", "set": half}])
+        assert first is not None
+        assert second == pytest.approx(2 * first)
+        assert first < (less[0] or 0) < second
 
     def test_missing_rows(self, study: Callable[..., Path], tmp_path: Path) -> None:
         file = study(set={"stages.align.data.sources": "gone.jsonl"})
@@ -219,6 +278,31 @@ class TestResults:
         data = json.loads((folder / "results.json").read_text())
         assert [v["scores"]["mean"]["mean"] for v in data["variants"]] == [40, 50]
         assert (folder / "results.csv").read_text().count("\n") == 3
+
+    def test_many_variants_have_a_figure_for_each_axis(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        rank, rate = f"{TUNE}.tuner.rank", f"{TUNE}.lr"
+        axes = {rank: list(range(1, 9)), rate: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
+        prepared = prepare(study(axes=axes, design="single", benchmarks=[VQA]), tmp_path / "out")
+        scored(prepared, {v.name: [float(10 + n)] for n, v in enumerate(prepared.variants)})
+        report(prepared)
+        drawn = {path.stem for path in (tmp_path / "out" / "report").glob("*.svg")}
+        names = ("stages-tune-tuner-rank", "stages-tune-lr")
+        assert drawn == {f"{kind}-{name}" for kind in ("relative", "by") for name in names}
+
+    def test_a_curve_of_single_changes_leaves_the_others_out(
+        self, study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At the reference's number stands the reference alone, not the mean of all that share it."""
+        import matplotlib.axes
+
+        rank = f"{TUNE}.tuner.rank"
+        file = study(axes={rank: [2, 8], f"{TUNE}.lr": [0.1, 0.2]}, design="single", benchmarks=[VQA])
+        prepared = prepare(file, tmp_path / "out")
+        scored(prepared, {"reference": [40], "rank 8": [50], "lr 0.2": [10]})
+        curves = []
+        monkeypatch.setattr(matplotlib.axes.Axes, "plot", lambda self, x, y, **_: curves.append((x, y)))
+        report(prepared)
+        assert curves[0] == ([2, 8], [80, 100])
 
     def test_what_did_not_run_leaves_a_gap(self, study: Callable[..., Path], tmp_path: Path) -> None:
         prepared = prepare(study(axes={f"{TUNE}.tuner.rank": [2, 8]}, benchmarks=[VQA], findings=[FINDING]), tmp_path)

@@ -21,6 +21,7 @@ import lensmith
 from lensmith import LensmithError, SpecError
 from lensmith.conversion.probes import probes
 from lensmith_plugins.formats.hf_tokenizer_files import tokenizer_files
+from lensmith_plugins.formats.slow_tokenizer import slow_tokenizer
 from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
 
 from .conftest import same, weights_of
@@ -62,6 +63,22 @@ def test_the_chat_template_writes_the_prompt(exported: Path, imported: Path) -> 
     assert text == f"{probe.prompt} yes</s>USER: why? ASSISTANT:"
     closed = processor.apply_chat_template(turns[:2])
     assert closed == f"{probe.prompt} yes</s>"
+
+
+def test_the_original_reads_sentencepiece(exported: Path, imported: Path, tmp_path: Path) -> None:
+    """A tokenizer that came with a tokenizer.json is written so that slow classes read it to the same ids."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(exported / name, files / name)
+    (tmp_path / "slow").mkdir()
+    assert slow_tokenizer(files, tmp_path / "slow") == []
+    assert not (tmp_path / "slow" / "tokenizer.json").exists()
+    ours, theirs = (load_tokenizer(str(folder)) for folder in (imported / "tokenizer", tmp_path / "slow"))
+    assert (ours.bos_id, ours.eos_id) == (theirs.bos_id, theirs.eos_id) == (1, 2)
+    for text in ("USER: what  is it?", " two", "\nWhat"):
+        for after in ("start", "image", "token"):
+            assert ours.encode(text, after=after).ids == theirs.encode(text, after=after).ids
 
 
 @pytest.mark.parametrize("name", ["vicuna_v1_5", "vicuna_v1_3"])
@@ -116,9 +133,9 @@ def test_names_of_every_version(small: Path, tmp_path: Path, names: str) -> None
     assert same(weights_of(first), weights_of(lensmith.import_checkpoint(small, tmp_path / "plain").folder))
 
 
-def test_round_trips_are_bit_exact(exported: Path, imported: Path, tower: Path, tmp_path: Path) -> None:
+def test_round_trips_are_bit_exact(small: Path, exported: Path, imported: Path, tower: Path, tmp_path: Path) -> None:
     """transformers → artifact → original → artifact → transformers."""
-    first = lensmith.import_checkpoint(exported, tmp_path / "first").folder
+    first = lensmith.import_checkpoint(small, tmp_path / "first").folder
     lensmith.export(first, tmp_path / "original", to="llava", options=[f"vision_tower={tower}"])
     second = lensmith.import_checkpoint(tmp_path / "original", tmp_path / "second").folder
     assert same(weights_of(first), weights_of(second))
@@ -237,3 +254,26 @@ def test_other_logits_leave_nothing(original: Any, tmp_path: Path, monkeypatch: 
     with pytest.raises(LensmithError, match=r"a logit differs by .* nothing was written"):
         lensmith.export(artifact, tmp_path / "hf", to="hf")
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_siglip_encoder(tiny_language_model: Path, tmp_path: Path) -> None:
+    """Without a class token: strategy `full`, and no additional token to count."""
+    from lensmith_plugins.vision_encoders.transformers_specs import SiglipSpec
+
+    (tmp_path / "siglip").mkdir()
+    encoder = SiglipSpec.tiny(tmp_path / "siglip")
+    spec = {
+        "model": {
+            "vision_encoder": {"name": "siglip", "checkpoint": encoder.checkpoint},
+            "image_splitter": "square",
+            "connector": "mlp",
+            "language_model": {"name": "llama", "checkpoint": str(tiny_language_model)},
+            "conversation": "chatml",
+        }
+    }
+    artifact = lensmith.assemble(spec).save(tmp_path / "artifact")
+    lensmith.export(artifact, tmp_path / "hf", to="hf")
+    processor = json.loads((tmp_path / "hf" / "processor_config.json").read_text())
+    assert (processor["num_additional_image_tokens"], processor["vision_feature_select_strategy"]) == (0, "full")
+    again = lensmith.import_checkpoint(tmp_path / "hf", tmp_path / "again", options=["conversation=chatml"]).folder
+    assert json.loads((again / "manifest.json").read_text())["model"]["vision_encoder"]["name"] == "siglip"
