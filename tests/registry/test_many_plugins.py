@@ -58,7 +58,9 @@ def test_list_imports_neither_torch_nor_a_single_spec(crowd: Path) -> None:
     assert [name for name in modules if name.startswith("crowd_") and "." in name] == []
 
 
-def test_check_imports_neither_torch_nor_a_spec_that_is_not_named(crowd: Path, light_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_check_imports_neither_torch_nor_a_spec_that_is_not_named(
+    crowd: Path, light_spec: dict[str, Any], tmp_path: Path
+) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps(light_spec))
     done, modules = run(crowd, "check", str(file))

@@ -167,7 +167,9 @@ def mutated(data: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     elif choice < 0.75 or isinstance(here, list):
         del here[last]
     else:
-        here[rng.choice(["name", "extends", "x", "", "connector", "sources", f"{last}x"])] = copy.deepcopy(rng.choice(ODD[:20]))
+        here[rng.choice(["name", "extends", "x", "", "connector", "sources", f"{last}x"])] = copy.deepcopy(
+            rng.choice(ODD[:20])
+        )
     return data
 
 
