@@ -95,3 +95,34 @@ def publish(name: str, text: str, failures: Sequence[str]) -> int:
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def draw(name: str, groups: dict[str, dict[str, tuple[float, float, float]]], label: str) -> None:
+    """Bars with their ranges, one group above the other, as `results/NAME.svg`.
+
+    Args:
+        name: of the file.
+        groups: by group and variant: lowest, median and highest ratio.
+        label: what is drawn.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    count = sum(len(variants) for variants in groups.values())
+    figure = Figure(figsize=(8, 0.35 * count + 0.5 * len(groups) + 0.8), layout="constrained")
+    panel = figure.subplots()
+    at, ticks, names = 0.0, [], []
+    for group, variants in groups.items():
+        for variant, (low, middle, high) in variants.items():
+            panel.barh(at, middle, xerr=[[middle - low], [high - middle]], capsize=2, color="C0", height=0.7)
+            ticks.append(at)
+            names.append(f"{group}: {variant}")
+            at += 1
+        at += 0.6
+    panel.set_yticks(ticks, names)
+    panel.invert_yaxis()
+    panel.axvline(1.0, color="0.5", linewidth=0.8)
+    panel.set_xlabel(label)
+    RESULTS.mkdir(exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "lensmith"}):
+        figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import small_llava
-from processes import RESULTS, Cost, publish, run, table, versions
+from processes import RESULTS, Cost, draw, publish, run, table, versions
 
 Asked = list[tuple[Any, str]]
 WORD = "w5"
@@ -51,7 +51,13 @@ def main() -> int:
         " Questions about different pictures share only a few words, so on the CPU batching them saves little.\n\n"
         + section
     )
-    return publish("inference", text, failures)
+    groups = {
+        title: {name: (own["range"][0], own["speed"], own["range"][1]) for name, own in found.items()}
+        for title, found in numbers.items()
+        if title != "load"
+    }
+    draw("inference", groups, "times transformers one by one")
+    return publish("inference", text + "\n\n![ratios](inference.svg)\n", failures)
 
 
 def inference(folder: Path, rounds: int) -> tuple[dict[str, Any], list[str], list[str]]:

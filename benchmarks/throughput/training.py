@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import small_llava
 from feature_cache import write_rows
-from processes import publish, table, versions
+from processes import draw, publish, table, versions
 
 CLAIM = 4.5
 """Times the useful tokens a second of the padded baseline, on T1."""
@@ -48,11 +48,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.peak:
         return print_peak(*arguments.peak, arguments.rows)
-    sections, failures = [], []
+    sections, failures, groups = [], [], {}
     for shape in arguments.shapes.split(","):
-        section, failed = measure(shape, arguments.repeats, arguments.rows)
+        section, failed, groups[shape] = measure(shape, arguments.repeats, arguments.rows)
         sections.append(section)
         failures += failed
+    draw("throughput_training", groups, "useful tokens a second, times transformers padded")
     text = (
         "# Training\n\n"
         f"`python benchmarks/throughput/training.py --repeats {arguments.repeats} --rows {arguments.rows}` with"
@@ -61,7 +62,7 @@ def main() -> int:
         " thread, 144 picture positions, lengths as uneven as the 665K mixture's. Useful tokens (not padding) a CPU"
         f" second over those of the padded baseline in the same round, medians of {arguments.repeats} interleaved"
         " rounds with their range. Memory is the most resident above the loaded model, each variant in its own"
-        " process.\n\n" + "\n\n".join(sections) + "\n"
+        " process.\n\n" + "\n\n".join(sections) + "\n\n![ratios](throughput_training.svg)\n"
     )
     return publish("throughput_training", text, failures)
 
@@ -168,8 +169,8 @@ def _padded(twin: Any, batch: Any) -> Any:
     return twin(input_ids=ids, attention_mask=mask, pixel_values=batch.pixels, labels=labels).loss
 
 
-def measure(shape: str, repeats: int, size: int) -> tuple[str, list[str]]:
-    """A table for one shape, and what was missed."""
+def measure(shape: str, repeats: int, size: int) -> tuple[str, list[str], dict[str, tuple[float, float, float]]]:
+    """A table for one shape, what was missed, and the ratios."""
     import torch
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -228,7 +229,7 @@ def measure(shape: str, repeats: int, size: int) -> tuple[str, list[str]]:
         f"The baseline's batches have {ceiling:.2f} times as many positions as useful ones; {less:.1f} times less"
         f" memory; gradients differ by at most {worst:.1e} of their norm."
     )
-    return text, failures
+    return text, failures, {name: (v[0], reached[name], v[-1]) for name, v in ratios.items()}
 
 
 def peak(shape: str, variant: str, size: int) -> float:
