@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from lensmith.ablation.study import read_study
 from lensmith.ablation.variants import variants
 
 STUDIES = Path(__file__).parents[2] / "examples" / "studies"
+SHARED = Path(os.environ.get("LENSMITH_SHARED", Path(__file__).parents[3] / "shared"))
+VOCABULARY = SHARED / "tokenizer" / "tokenizer.model"
 BOX, BASE = STUDIES / "paper_in_a_box.yaml", STUDIES / "paper_in_a_box_base.yaml"
 PAPERS = sorted(path for path in STUDIES.glob("*.yaml") if path not in (BOX, BASE))
 RUNS = {
@@ -62,12 +66,14 @@ def test_dry_runs_of_the_papers_need_no_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-class TestTable2:
-    @pytest.fixture(scope="class")
-    def rows(self) -> list[Any]:
-        study = read_study(STUDIES / "llava-1.5-table-2.yaml")
-        return [variant.spec(study) for variant in variants(study)]
+@pytest.fixture(scope="module")
+def rows() -> list[Any]:
+    """The specs of table 2."""
+    study = read_study(STUDIES / "llava-1.5-table-2.yaml")
+    return [variant.spec(study) for variant in variants(study)]
 
+
+class TestTable2:
     def test_steps(self, rows: list[Any]) -> None:
         said = [
             (
@@ -132,7 +138,7 @@ class TestPaperInABox:
         assert len(study.axes["language_model"]) == 3
         assert {axis for finding in study.findings for axis in finding.better} == set(study.axes)
 
-    @pytest.mark.parametrize(("name", "runs", "seeds"), [("quick", 8, 1), ("full", 23, 3), ("smoke", 23, 1)])
+    @pytest.mark.parametrize(("name", "runs", "seeds"), [("quick", 6, 1), ("full", 23, 3), ("smoke", 23, 1)])
     def test_presets(self, name: str, runs: int, seeds: int) -> None:
         study = read_study(BOX).preset(name)
         assert (len(variants(study)), len(study.seeds)) == (runs, seeds)
@@ -242,3 +248,63 @@ def test_a_package_is_looked_for_before_it_is_downloaded(
     with tarfile.open(tmp_path / "thing-1.0.tgz", "w:gz") as archive:
         archive.add(tmp_path / "package", "package")
     assert (language_models.package("thing@1.0", tmp_path) / "file").read_text() == "x"
+
+
+def llama2c(model: Any) -> bytes:
+    """A model as llama2.c writes it: its sizes, then its tensors by kind, rotated pairs of q and k side by side."""
+    import numpy as np
+
+    config, weights = model.config, {name: value.numpy() for name, value in model.state_dict().items()}
+    heads, width = config.num_attention_heads, config.hidden_size
+    sizes = (width, config.intermediate_size, config.num_hidden_layers, heads, heads, config.vocab_size, 64)
+
+    def each(name: str) -> bytes:
+        found = [weights[f"model.layers.{layer}.{name}.weight"] for layer in range(config.num_hidden_layers)]
+        if name.endswith(("q_proj", "k_proj")):
+            found = [value.reshape(heads, 2, -1, width).swapaxes(1, 2).reshape(width, width) for value in found]
+        return np.stack(found).tobytes()
+
+    names = ("input_layernorm", *(f"self_attn.{n}_proj" for n in "qkvo"), "post_attention_layernorm")
+    names += ("mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")
+    embeddings, norm = weights["model.embed_tokens.weight"], weights["model.norm.weight"]
+    return struct.pack("7i", *sizes) + embeddings.tobytes() + b"".join(map(each, names)) + norm.tobytes()
+
+
+@pytest.mark.skipif(not VOCABULARY.is_file(), reason=f"{VOCABULARY} is not there; set LENSMITH_SHARED")
+def test_llama2c_is_converted_with_llamas_tokenizer(
+    language_models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from sentencepiece import SentencePieceProcessor
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, rms_norm_eps=1e-5, tie_word_embeddings=True, **sizes))
+    model = model.to(torch.bfloat16).float().eval()  # what is saved in bf16 has lost nothing then
+    weights = llama2c(model)
+    pieces = SentencePieceProcessor(str(VOCABULARY))
+    vocabulary = [struct.pack("i", 27)]
+    for number in range(32000):
+        piece = pieces.id_to_piece(number).replace("\u2581", " ").encode()
+        text = {1: b"\n<s>\n", 2: b"\n</s>\n"}.get(number, piece)
+        vocabulary.append(struct.pack("fi", pieces.get_score(number), len(text)) + text)
+    folder = tmp_path / language_models.STORIES / "dist"
+    folder.mkdir(parents=True)
+    (folder / "llama2.data").write_bytes(data := weights + b"".join(vocabulary))
+    monkeypatch.setattr(language_models, "STORIES_WEIGHTS", (0, len(weights)))
+    monkeypatch.setattr(language_models, "STORIES_VOCABULARY", (len(weights), len(data)))
+    language_models.write_stories(tmp_path, tmp_path / "made")
+
+    made = LlamaForCausalLM.from_pretrained(tmp_path / "made", dtype=torch.float32).eval()
+    ids = torch.arange(40)[None] + 300
+    with torch.no_grad():
+        torch.testing.assert_close(made(ids).logits, model(ids).logits)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "made")
+    for text in (
+        "Once upon a time, 6\u00d77=42",
+        "  two spaces\nand a line",
+        "\u00e9 \u6f22\u5b57 \U0001f600",
+        "a" * 50,
+    ):
+        assert tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text)

@@ -46,7 +46,7 @@ class Local:
         with self._lock:
             gpu = self._free.pop() if self._free else None
         try:
-            environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
+            environment = self._environment(gpu)
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
                 with self._lock:
@@ -62,6 +62,11 @@ class Local:
             if gpu is not None:
                 with self._lock:
                     self._free.append(gpu)
+
+    def _environment(self, gpu: str | None) -> dict[str, str]:
+        """This process's, with its own device, and its share of the cores unless the user has said otherwise."""
+        shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.workers))} if self.workers > 1 else {}
+        return shared | os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
 
     def stop(self) -> None:
         """Ask every command to stop; training leaves a checkpoint."""

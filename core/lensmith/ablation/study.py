@@ -92,8 +92,9 @@ class Finding(Section):
 class Preset(Section):
     """A smaller or larger form of the study."""
 
-    axes: list[str] | None = None
-    """Only these; the others stay at their first value. By default all."""
+    axes: list[str] | dict[str, list[str]] | None = None
+    """Only these, or of each only these choices by their labels, the reference first; the others stay at their first
+    value. By default all."""
     seeds: list[int] | None = None
     """Instead of the study's."""
     set: Settings = Field({})
@@ -155,6 +156,11 @@ class StudySpec(Section):
         for name, preset in self.presets.items():
             if unknown := sorted(set(preset.axes or ()) - set(self.axes)):
                 raise ValueError(f"presets.{name}.axes: no axis {', '.join(unknown)}; there are {', '.join(self.axes)}")
+            for axis, labels in preset.axes.items() if isinstance(preset.axes, dict) else ():
+                known = labels_of(self.axes[axis])
+                if not labels or not set(labels) <= set(known):
+                    wrong = ", ".join(sorted(set(labels) - set(known))) or "no choices"
+                    raise ValueError(f"presets.{name}.axes.{axis}: {wrong}; it has {', '.join(known)}")
         return self
 
     def _check_finding(self, finding: Finding, rows: Sequence[str], titles: Sequence[str]) -> None:
@@ -183,12 +189,14 @@ class StudySpec(Section):
         chosen = self.presets[name]
         changes: dict[str, Any] = {"set": {**self.set, **chosen.set}}
         if chosen.axes is not None:
-            changes["axes"] = {axis: values for axis, values in self.axes.items() if axis in chosen.axes}
+            kept_labels = chosen.axes if isinstance(chosen.axes, dict) else {}
+            changes["axes"] = {
+                axis: _some(values, kept_labels.get(axis)) for axis, values in self.axes.items() if axis in chosen.axes
+            }
             dropped = {axis: values for axis, values in self.axes.items() if axis not in chosen.axes}
             # As an axis does: its reference goes over the study's settings.
             changes["set"] = self.set | _references(dropped) | chosen.set
-            kept = [f for f in self.findings if {*f.better} <= {*chosen.axes, "row"}]
-            changes["findings"] = kept
+            changes["findings"] = [f for f in self.findings if _tests(changes["axes"], f)]
         if chosen.seeds is not None:
             changes["seeds"] = chosen.seeds
         if chosen.limit is not None:
@@ -209,6 +217,25 @@ def label_of(value: Any) -> str:
 def labels_of(choices: list[Any] | dict[str, Settings]) -> list[str]:
     """The names of an axis's choices, as tables show them."""
     return list(choices) if isinstance(choices, dict) else [label_of(value) for value in choices]
+
+
+def _some(choices: list[Any] | dict[str, Settings], labels: Sequence[str] | None) -> list[Any] | dict[str, Settings]:
+    """The choices of those labels, in their order; all without labels."""
+    if labels is None:
+        return choices
+    if isinstance(choices, dict):
+        return {label: choices[label] for label in labels}
+    known = labels_of(choices)
+    return [choices[known.index(label)] for label in labels]
+
+
+def _tests(axes: Mapping[str, list[Any] | dict[str, Settings]], finding: Finding) -> bool:
+    """Whether the axes have all choices that a finding compares."""
+    return all(
+        axis == "row" or (axis in axes and label in labels_of(axes[axis]))
+        for choice in (finding.better, finding.than)
+        for axis, label in choice.items()
+    )
 
 
 def _references(axes: Mapping[str, list[Any] | dict[str, Settings]]) -> Settings:

@@ -10,12 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from lensmith.errors import DataError
@@ -23,6 +23,7 @@ from lensmith.generation import Question
 from lensmith.serving.body import BodyLimit
 from lensmith.serving.engine import Engine, Job, Left, Sampling
 from lensmith.serving.failures import RequestError, described
+from lensmith.serving.gate import Gate
 from lensmith.serving.images import open_pictures, picture_bytes
 from lensmith.serving.limits import Limits
 from lensmith.serving.messages import dialogue
@@ -42,6 +43,9 @@ from lensmith.serving.reply import Reply
 _LOG = logging.getLogger("lensmith.serving")
 _LOOK = 0.5
 """Seconds between looks at whether a client is still there."""
+_COLDEST = 1e-3
+_LONG = 100
+"""Characters that a token has at most on average: more than that many for each position are not tokenised at all."""
 _CLOSED = 499
 """Nobody reads it: the client has gone."""
 
@@ -66,7 +70,7 @@ class Service:
         self._reading = 0
         # Pictures are decoded one request at a time, so that their limits bound the memory of all.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="lensmith-prepare")
-        self._fetching = ThreadPoolExecutor(4, thread_name_prefix="lensmith-fetch")
+        self._fetching = ThreadPoolExecutor(16, thread_name_prefix="lensmith-fetch")
 
     @property
     def model(self) -> ServedModel:
@@ -109,6 +113,11 @@ class Service:
 
     async def _lay_out(self, asked: ChatRequest) -> Any:
         said = dialogue(asked.messages)
+        characters = sum(len(turn.text) for turn in said.turns) + len(said.system or "")
+        context = self.engine.model.language_model.shape.context_length
+        if characters > _LONG * context:
+            text = f"the messages have {characters:,} characters, the language model {context:,} positions"
+            raise RequestError(text, param="messages")
         files = await _on(self._fetching, lambda: picture_bytes(said.pictures, self.limits))
 
         def prepare() -> Any:
@@ -143,7 +152,9 @@ class _Answer:
             with suppress(RuntimeError):  # the loop has ended, and with it everybody who listens
                 loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
-        sampling = Sampling(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p)
+        # Below that logits grow past what can be added up, and the most likely id is sure anyway.
+        temperature = asked.temperature if asked.temperature and asked.temperature >= _COLDEST else 0.0
+        sampling = Sampling(temperature, 1.0 if asked.top_p is None else asked.top_p)
         self.job = Job(sample, self.reply, sampling, asked.seed, tell if asked.stream else None, tell, stop)
 
     @property
@@ -215,9 +226,7 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         engine: with the model; started and closed with the application.
         name: of the model.
         limits: of requests.
-        key: that clients must give, empty for none.
-        hosts: the only names that requests may call this server by, so that a page in a browser cannot reach it under
-            a name of its own; empty for any.
+        key, hosts: see `Gate`.
     """
     service = Service(engine, name, limits)
 
@@ -227,22 +236,7 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         yield
         engine.close()
 
-    async def named_right(request: Request) -> None:
-        if hosts and _host(request) not in hosts:
-            text = f"this server answers to {', '.join(hosts)} alone; start it with --api-key to use other names"
-            raise RequestError(text, status=403, code="wrong_host")
-
-    async def knows_key(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        given = credentials.credentials if credentials else ""
-        if not secrets.compare_digest(given.encode(), key.encode()):
-            text = "no or a wrong key; give the one that the server was started with"
-            raise RequestError(text, status=401, code="invalid_api_key")
-
-    router = APIRouter(dependencies=[Depends(named_right), *([Depends(knows_key)] if key else [])])
-
-    @router.get("/health", summary="How busy the server is")
-    async def health() -> Health:
-        return Health(running=len(engine.running), waiting=len(engine.waiting))
+    router = APIRouter(dependencies=[Depends(_bearer)] if key else [])  # for the description; `Gate` checks
 
     @router.get("/v1/models", summary="The model that is served")
     async def models() -> ServedModels:
@@ -274,17 +268,17 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
     )
+
+    @app.get("/health", summary="How busy the server is; asked without a key")
+    async def health() -> Health:
+        return Health(running=len(engine.running), waiting=len(engine.waiting))
+
     app.include_router(router)
     app.add_middleware(BodyLimit, limit=limits.body)
+    app.add_middleware(Gate, key=key, hosts=hosts)  # added last, it stands first
     _answer_errors(app)
     _leave_out_422(app)
     return app
-
-
-def _host(request: Request) -> str:
-    given = request.headers.get("host", "")
-    name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
-    return name.strip("[]").lower()
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -321,11 +315,11 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _place(loc: Sequence[str | int]) -> str:
     """Of a mistake: the fields that lead to it, without the names of types that pydantic tried."""
-    kept: list[str | int] = []
-    for part in loc:
-        tag = part in ("text", "image_url") and kept[-2:-1] == ["content"]
-        if not tag and part != "str" and "[" not in str(part):
-            kept.append(part)
+    kept = [part for part in loc if part != "str" and "[" not in str(part)]
+    for number, part in enumerate(kept):
+        if part in ("text", "image_url") and kept[max(0, number - 2) : number - 1] == ["content"]:
+            del kept[number]  # the kind of part, which pydantic puts before its fields
+            break
     return ".".join(map(str, kept))
 
 

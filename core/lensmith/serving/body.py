@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,10 @@ from lensmith.serving.failures import RequestError, described
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+_SILENCE = 30
+"""Seconds without a byte of a body that is not complete."""
 
 
 class BodyLimit:
@@ -35,10 +40,15 @@ class BodyLimit:
             await JSONResponse(refusal, 413, {"Connection": "close"})(scope, receive, send)
             return
         size = 0
+        whole = False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            try:
+                message = await (receive() if whole else asyncio.wait_for(receive(), _SILENCE))
+            except (asyncio.TimeoutError, TimeoutError):
+                raise HTTPException(408, f"no byte in {_SILENCE} seconds", {"Connection": "close"}) from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self.limit:
                 raise HTTPException(413, text, {"Connection": "close"})

@@ -14,7 +14,7 @@ from lensmith.data.pictures import PictureError, open_picture, picture_size
 from lensmith.serving.failures import RequestError
 from lensmith.serving.limits import MIB, Limits
 from lensmith.serving.messages import Shown
-from lensmith.serving.remote import fetch
+from lensmith.serving.remote import deadline, fetch
 from lensmith.spec.pictures import PicturePolicy
 
 _DATA = re.compile(r"data:[^,;]*((?:;[^,;]*)*),", re.IGNORECASE)
@@ -28,7 +28,8 @@ def picture_bytes(pictures: Sequence[Shown], limits: Limits) -> list[bytes]:
     """
     if len(pictures) > limits.pictures:
         raise RequestError(f"{len(pictures)} pictures where {limits.pictures} are allowed", param="messages")
-    return [_bytes(picture, limits) for picture in pictures]
+    until = deadline()
+    return [_bytes(picture, limits, until) for picture in pictures]
 
 
 def open_pictures(
@@ -65,7 +66,7 @@ def open_pictures(
         return opened
 
 
-def _bytes(shown: Shown, limits: Limits) -> bytes:
+def _bytes(shown: Shown, limits: Limits, until: float) -> bytes:
     if shown.url[:5].lower() != "data:":
         if not limits.remote:
             raise RequestError(
@@ -74,7 +75,7 @@ def _bytes(shown: Shown, limits: Limits) -> bytes:
                 param=shown.place,
                 code="remote_image",
             )
-        return fetch(shown.url, shown.place, limits.picture)
+        return fetch(shown.url, shown.place, limits.picture, until)
     found = _DATA.match(shown.url)
     if found is None or not found[1].lower().endswith(";base64"):
         text = f"{shown.place} is not base64; write data:image/png;base64,… and the file's base64"

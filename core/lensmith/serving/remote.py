@@ -18,12 +18,17 @@ _REDIRECTS = 3
 _SILENCE = 5.0
 """Seconds without a byte."""
 _SECONDS = 20.0
-"""For everything, redirects included."""
+"""For all pictures of a request, redirects included."""
 _CARRIERS = [ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
 """Public addresses that hide others: NAT64, 6to4, Teredo."""
 
 
-def fetch(url: str, place: str, limit: int) -> bytes:
+def deadline() -> float:
+    """When a request that comes now has had its time."""
+    return time.monotonic() + _SECONDS
+
+
+def fetch(url: str, place: str, limit: int, until: float) -> bytes:
     """A file behind an address. Proxies of the environment are not used.
 
     The name is looked up once and the connection goes to what was checked, so that a name that changes its mind
@@ -33,12 +38,12 @@ def fetch(url: str, place: str, limit: int) -> bytes:
         url: http or https.
         place: where it stands in the request, for messages.
         limit: bytes.
+        until: see `deadline`.
 
     Raises:
         RequestError: another scheme, an address that is not public, silence, too many redirects or bytes, or a status
             other than 200.
     """
-    until = time.monotonic() + _SECONDS
     for _ in range(_REDIRECTS + 1):
         parts = _parts(url, place)
         try:

@@ -142,6 +142,20 @@ def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert {(tmp_path / str(n) / "log").read_text() for n in range(2)} == {"3\n", "5\n"}
 
 
+def test_commands_at_once_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    monkeypatch.setattr("lensmith.ablation.executors._command", lambda arguments: [sys.executable, "-c", code])
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    for said, (jobs, expected) in {None: (2, "3"), "5": (2, "5"), "": (1, "None")}.items():
+        if said:
+            monkeypatch.setenv("OMP_NUM_THREADS", said)
+        else:
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        log = tmp_path / f"{said}.txt"
+        assert Local(jobs).run([], log) == 0
+        assert log.read_text().strip() == expected
+
+
 def test_through_submitit(tmp_path: Path) -> None:
     """Its local cluster: real jobs in real processes, without SLURM."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'lensmith[slurm]'")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,11 +133,15 @@ def test_the_model_is_listed(client: Any) -> None:
         client.models.retrieve("another")
 
 
-def test_settings_of_no_effect_are_let_through(ask: Callable[..., Any]) -> None:
-    plain = ask(QUESTION).choices[0].message.content
+def test_settings_of_no_effect_are_let_through(ask: Callable[..., Any], picture: Callable[..., Any]) -> None:
+    """What front ends and evaluation tools send along."""
+    _, part = picture("red")
+    plain = ask([part]).choices[0].message.content
+    part["image_url"] |= {"detail": "low", "max_dynamic_patch": 6}
     nothing = {"n": 1, "top_p": 1.0, "temperature": 0.0, "frequency_penalty": 0, "presence_penalty": 0.0, "user": "me"}
+    assert ask([part], temperature=1e-9).choices[0].message.content == plain
     more = {"extra_body": {"top_k": -1, "repetition_penalty": 1.0, "chat_id": "a"}}
-    assert ask(QUESTION, **nothing, **more).choices[0].message.content == plain
+    assert ask([part], **nothing, **more).choices[0].message.content == plain
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -177,3 +183,23 @@ def test_requests_that_wait_are_answered_together_and_rightly(
         images = [red] if number % 2 else None
         expected = model.generate(images, f"{number}: {QUESTION}", GenerationOptions(max_new_tokens=4 + number))
         assert found[number] == expected
+
+
+def test_the_example_of_the_docs_runs(
+    server: Any,
+    model: lensmith.MultimodalModel,
+    picture: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    here = example.replace("http://127.0.0.1:8000/v1", server.url).replace('"tune"', '"tiny"')
+    assert server.url in here
+    image, _ = picture("red")
+    image.save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(here, "serving.md", "exec"), {})
+    expected = model.generate(image, "What is in the picture?", GenerationOptions(max_new_tokens=64))
+    assert capsys.readouterr().out == expected

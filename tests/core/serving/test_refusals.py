@@ -23,6 +23,7 @@ from lensmith.cli import main
 from lensmith.serving import remote
 from lensmith.serving.failures import RequestError
 
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:"}}]
 Post = Callable[..., tuple[int, Any]]
 
 
@@ -58,7 +59,8 @@ def data(file: bytes) -> str:
 def png(width: int, height: int) -> bytes:
     """A header without pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return start + struct.pack(">I", 100) + b"IDAT"
 
 
 def turns(*roles: str) -> bytes:
@@ -87,7 +89,7 @@ def turns(*roles: str) -> bytes:
         (request(max_completion_tokens=3), 400, "give one"),
         (request(seed=2**64), 400, "seed"),
         (request(stop=""), 400, "stop"),
-        (request(stop="\ud800"), 400, "surrogate"),
+        (request(stop="\ud800"), 400, "unicode"),
         (request("\ud800"), 400, "messages.0.content: Value error, holds half of a surrogate"),
         (request(model="\ud800"), 404, "not served"),
         (request(None), 400, "messages.0.content"),
@@ -100,8 +102,7 @@ def turns(*roles: str) -> bytes:
         (turns("user", "system"), 400, "put it first"),
         (turns("user", "user"), 400, "messages alternate"),
         (turns("user", "assistant"), 400, "a reply needs a question"),
-        (request(messages=[{"role": "assistant", "content": json.loads(shows("data:"))["messages"][0]["content"]}]), 400,
-         "only user messages"),
+        (request(messages=[{"role": "assistant", "content": PICTURE}]), 400, "only user messages"),
         (shows("https://example.org/a.png"), 400, "--allow-remote-images"),
         (shows("file:///etc/passwd"), 400, "not a data URL"),
         (shows("data:image/png,abc"), 400, "not base64"),
@@ -147,15 +148,22 @@ def test_a_key_is_asked_for_and_the_rest_of_the_server_works_behind_it(
     served: Path, start: Callable[..., Any], model: Any
 ) -> None:
     openai = pytest.importorskip("openai")
-    options = ("--name", "other", "--max-waiting", "1", "--max-tokens", "3")
+    options = ("--name", "other", "--max-waiting", "1", "--max-tokens", "1500")
     with start(served, *options, LENSMITH_API_KEY="secret") as running:
+        assert running.get("/health")["status"] == "ok"
         wrong = openai.OpenAI(base_url=running.url, api_key="guess", max_retries=0)
         with pytest.raises(openai.AuthenticationError):
             wrong.models.list()
         client = openai.OpenAI(base_url=running.url, api_key="secret", max_retries=0)
         assert [one.id for one in client.models.list()] == ["other"]
-        told = client.chat.completions.create(model="other", messages=[{"role": "user", "content": "Hello"}])
-        assert told.usage.completion_tokens == 3
+        asked = {"model": "other", "messages": [{"role": "user", "content": "Hello"}]}
+        chunks = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+        next(chunks)
+        with pytest.raises(openai.InternalServerError, match="ask again later") as turned_away:
+            client.chat.completions.create(**asked)
+        assert turned_away.value.status_code == 503
+        *_, last = chunks
+        assert last.usage.completion_tokens == 1500
     assert running.process.returncode == -15  # as asked for, and nothing on standard error
 
 
@@ -199,7 +207,7 @@ def test_only_public_addresses_are_fetched_from(address: str, public: bool) -> N
 )
 def test_addresses_that_are_not_fetched(url: str) -> None:
     with pytest.raises(RequestError, match=r"^here "):
-        remote.fetch(url, "here", 1000)
+        remote.fetch(url, "here", 1000, remote.deadline())
 
 
 @pytest.fixture
@@ -239,8 +247,8 @@ def test_what_is_fetched_is_bounded(elsewhere: Any) -> None:
         "/file": (302, {"Location": "file:///etc/passwd"}, b""),
         "/gone": (404, {}, b""),
     }
-    assert remote.fetch(f"{at}/a.png", "here", 1000) == b"x" * 1000
-    assert remote.fetch(f"{at}/b.png?c", "here", 1000) == b"x" * 1000
+    assert remote.fetch(f"{at}/a.png", "here", 1000, remote.deadline()) == b"x" * 1000
+    assert remote.fetch(f"{at}/b.png?c", "here", 1000, remote.deadline()) == b"x" * 1000
     for path, told in (
         ("/round", "more than 3 times"),
         ("/inside", "not public"),
@@ -248,9 +256,9 @@ def test_what_is_fetched_is_bounded(elsewhere: Any) -> None:
         ("/gone", "status 404"),
     ):
         with pytest.raises(RequestError, match=told):
-            remote.fetch(at + path, "here", 1000)
+            remote.fetch(at + path, "here", 1000, remote.deadline())
     with pytest.raises(RequestError, match="MiB") as refused:
-        remote.fetch(f"{at}/a.png", "here", 999)
+        remote.fetch(f"{at}/a.png", "here", 999, remote.deadline())
     assert refused.value.status == 413
 
 
@@ -258,7 +266,7 @@ def test_a_slow_address_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "is_public", lambda address: True)
     monkeypatch.setattr(remote, "_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RequestError, match="cannot be fetched"):
-        remote.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/", "here", 1000)
+        remote.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/", "here", 1000, remote.deadline())
 
 
 def test_wrong_commands(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -200,7 +200,8 @@ def test_lmms_eval_runs_our_model_on_local_tasks(
     told = json.loads(results[0].read_text())["results"]
     assert told["answers"]["right,none"] == pytest.approx(4 / 6)
     [samples] = tmp_path.rglob("*_samples_answers.jsonl")
-    said = {row["doc_id"]: row["filtered_resps"][0] for row in map(json.loads, samples.read_text().splitlines())}
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    said = {row["doc_id"]: "".join(row["filtered_resps"]) for row in rows}
     assert said == {number: document["said"] for number, document in enumerate(documents)}
     if "likeliest" in chosen:
         assert told["likeliest"]["acc,none"] == pytest.approx(4 / 6)
