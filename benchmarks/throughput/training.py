@@ -32,31 +32,33 @@ SAME = 1e-5
 """Largest relative difference of the gradients."""
 T1 = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
 T1 |= {"num_key_value_heads": 4}
-P7 = {"vocab_size": 1_000, "num_hidden_layers": 12}
+P7 = {"vocab_size": 1_000}
 """Head and encoder as small a share of the step as in LLaVA-7B."""
-SHAPES = {"T1": (T1, 168), "P7": (P7, 168)}
-"""Language model, and side of the pictures: 144 positions."""
+SHAPES = {"T1": (T1, 16), "P7": (P7, 6)}
+"""Language model, and rows of a batch."""
+SIDE = 168
+"""Pixels of a picture: 144 positions."""
 VARIANTS = ("transformers, padded", "transformers, sorted by length", "Lensmith", "Lensmith, cached features")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="batches that every variant takes once")
-    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
+    parser.add_argument("--rows", type=int, help="rows of a batch, instead of the shape's own")
     parser.add_argument("--shapes", default="T1,P7", help="which of T1 and P7")
     parser.add_argument("--peak", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
-        return print_peak(*arguments.peak, arguments.rows)
+        return print_peak(*arguments.peak, arguments.rows or SHAPES[arguments.peak[0]][1])
     sections, failures, groups = [], [], {}
     for shape in arguments.shapes.split(","):
-        section, failed, groups[shape] = measure(shape, arguments.repeats, arguments.rows)
+        section, failed, groups[shape] = measure(shape, arguments.repeats, arguments.rows or SHAPES[shape][1])
         sections.append(section)
         failures += failed
     draw("throughput_training", groups, "useful tokens a second, times transformers padded")
     text = (
         "# Training\n\n"
-        f"`python benchmarks/throughput/training.py --repeats {arguments.repeats} --rows {arguments.rows}` with"
+        f"`python benchmarks/throughput/training.py --repeats {arguments.repeats}` with"
         f" {versions('lensmith', 'torch', 'transformers')}.\n\n"
         "Forward and backward of a batch, language model and connector training, the encoder frozen; fp32 on one CPU"
         " thread, 144 picture positions, lengths as uneven as the 665K mixture's. Useful tokens (not padding) a CPU"
@@ -91,7 +93,7 @@ class Bench:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         distributed.start()
         self.size = size
-        changes, small_llava.SIDE = SHAPES[shape]
+        changes, small_llava.SIDE = SHAPES[shape][0], SIDE
         small_llava.VISION["image_size"] = small_llava.SIDE
         write_rows(folder, batches * size)
         data = {"sources": [str(folder / "rows.jsonl")]}

@@ -139,14 +139,14 @@ class Digits:
             self.tiles[index, size] = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
         return self.tiles[index, size]
 
-    def picture(self, labels: Sequence[int], rng: random.Random) -> Image.Image:
+    def picture(self, labels: Sequence[int], rng: random.Random, size: int = SIZE) -> Image.Image:
         """Draw one random original for each label: a single one fills the picture, more make a square mosaic."""
         from PIL import Image
 
         side = round(len(labels) ** 0.5)
-        cell = SIZE // side
+        cell = size // side
         margin = cell // 12
-        canvas = Image.new("L", (SIZE, SIZE), 255)
+        canvas = Image.new("L", (size, size), 255)
         for place, label in enumerate(labels):
             row, column = divmod(place, side)
             tile = self.tile(rng.choice(self.by_label[label]), cell - 2 * margin)

@@ -143,7 +143,7 @@ class TestPaperInABox:
         study = read_study(BOX).preset(name)
         assert (len(variants(study)), len(study.seeds)) == (runs, seeds)
 
-    def test_on_parts_of_its_shape(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_on_parts_of_its_shape(self, tmp_path: Path) -> None:
         """Every variant resolves and plans on tiny models in the places of the real ones."""
         from lensmith.testing.tiny import tiny_llama
 

@@ -89,8 +89,10 @@ def _relative(lines: Mapping[str, Line], result: StudyResult) -> Figure:
         panel: Any = figure.add_subplot(projection="polar")
         angles = [2 * math.pi * i / len(names) for i in range(len(names))]
         for called, line in lines.items():
-            values = [100 * (relative(line, name, result) or 0.0) for name in names]
-            panel.plot([*angles, angles[0]], [*values, values[0]], label=called)
+            shares = [relative(line, name, result) for name in names]
+            values = [math.nan if share is None else 100 * share for share in shares]  # a gap is not drawn as a zero
+            panel.plot([*angles, angles[0]], [*values, values[0]], label=called, marker=".")
+        panel.set_ylim(0, 105)
         panel.set_xticks(angles, names)
         panel.set_title("per cent of the best variant's score")
         panel.legend(loc="upper left", bbox_to_anchor=(0.0, -0.05), fontsize="small")

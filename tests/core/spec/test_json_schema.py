@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from lensmith.spec.yaml import read_document
 from lensmith_registry import BrokenPluginError, Plugin, Registry
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
+STUDIES = r"^base:"
+EXAMPLES = sorted(f for f in (ROOT / "examples").glob("*/*.yaml") if not re.search(STUDIES, f.read_text(), re.M))
 
 
 @pytest.fixture(scope="module")

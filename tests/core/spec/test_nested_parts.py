@@ -103,12 +103,12 @@ def test_every_mistake_is_told_with_its_path_and_line(told: Told, file: Path) ->
         ),
         (
             "model.vision_encoder.encoders=[clip, {model: x}]",
-            "encoders.1: say which vision_encoder by its name: one of clip, ",
+            "encoders.1: say which vision_encoder by its name: one of blip2, clip, ",
         ),
         ("model.vision_encoder.encoders.1=mlp", "('mlp' is the name of a connector.)"),
         (
             "model.vision_encoder.encoders.1=fused",
-            "encoders.1: vision_encoder 'fused' is made of parts itself and cannot be one of them; one of clip, ",
+            "encoders.1: vision_encoder 'fused' is made of parts itself and cannot be one of them; one of blip2, ",
         ),
         ("model.vision_encoder.encoders=[]", "encoders: List should have at least 2 items after validation, not 0"),
         ("model.vision_encoder.encoders=clip", "encoders: should be a valid list; it is 'clip'"),

@@ -50,8 +50,8 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
     assert found == {
         "model.vision_encoder": (
             line(3),
-            "no vision_encoder is called 'clipp'. Did you mean 'clip'?"
-            " Installed: clip, dinov2, fused, open_clip, siglip, timm.",
+            "no vision_encoder is called 'clipp'. Did you mean 'clip' or 'blip2'?"
+            " Installed: blip2, clip, dinov2, fused, open_clip, siglip, timm.",
         ),
         "model.image_splitter.color.2": (
             line(4),

@@ -203,7 +203,8 @@ def test_planning_imports_no_torch(tmp_path: Path) -> None:
         "import lensmith_plugins.language_models as plugin, lensmith_plugins.conversations as other\n"
         "list(plugin.lensmith_components()), list(other.lensmith_components())\n"
         "assert 'numpy' not in sys.modules\n"
-        f"plugin.LlamaSpec(checkpoint={str(tmp_path)!r}).shape()\n"
+        "import lensmith_plugins.language_models.specs as specs\n"
+        f"specs.LlamaSpec(checkpoint={str(tmp_path)!r}).shape()\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
