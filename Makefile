@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORK := examples/quickstart/work
 RUN := examples/quickstart/runs/quickstart
+# Tests at once.
+JOBS ?= 2
 
 .PHONY: demo test lint setup clean help
 
@@ -32,7 +34,7 @@ demo: setup
 	$(BIN)/python examples/quickstart/evaluate.py --run $(RUN) --work $(WORK)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

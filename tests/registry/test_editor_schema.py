@@ -19,7 +19,10 @@ from lensmith.spec.yaml import read_document
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted(
-    [*(ROOT / "examples").glob("*/*.yaml"), *(ROOT / "plugins" / "lensmith_plugins" / "recipes").glob("*.yaml")]
+    file
+    for folder in ("examples", "plugins/lensmith_plugins")
+    for file in (ROOT / folder).glob("*/*.yaml")
+    if not re.search(r"^base:", file.read_text(encoding="utf-8"), re.M)  # studies
 )
 STRANGER = """
     from typing import Annotated, Literal

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SILENCE = 30
 """Seconds without a byte of a body that is not complete."""
+_PASSED_OVER = 4
+"""Times the limit of a refused body that is read, and thrown away, before the refusal is sent."""
 
 
 class BodyLimit:
@@ -36,6 +38,7 @@ class BodyLimit:
         text = f"the body is more than {self.limit:,} bytes; send fewer or smaller pictures"
         said = dict(scope["headers"]).get(b"content-length", b"")
         if said.isdigit() and int(said[:20]) > self.limit:
+            await self._pass_over(receive)
             refusal = described(RequestError(text, code="body_too_large"))
             await JSONResponse(refusal, 413, {"Connection": "close"})(scope, receive, send)
             return
@@ -55,3 +58,14 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted, send)
+
+    async def _pass_over(self, receive: Receive) -> None:
+        """Read what a client is still sending, within bounds: most read no answer before all is sent."""
+        passed, more = 0, True
+        while more and passed <= _PASSED_OVER * self.limit:
+            try:
+                message = await asyncio.wait_for(receive(), _SILENCE)
+            except (asyncio.TimeoutError, TimeoutError):
+                return
+            passed += len(message.get("body", b""))
+            more = message.get("more_body", False)
