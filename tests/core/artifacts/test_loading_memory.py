@@ -81,8 +81,8 @@ def measured(
     assert len(list(base.glob("*.safetensors"))) > 2
     language = {"name": "llama", "checkpoint": str(base), "tokenizer": str(tiny_language_model)}
     large = save(folder / "large", {**model_spec, "language_model": language})
-    # Threads of transformers read ahead of the quantising, by as much as they happen to be faster.
-    environment = os.environ | {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
+    # Freed weights go back at once: what the C library would keep of them is luck.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 18), "MALLOC_TRIM_THRESHOLD_": str(1 << 18)}
     command = [sys.executable, "-c", CHILD, str(tiny), str(large), *KINDS]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
