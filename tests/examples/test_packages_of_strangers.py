@@ -59,7 +59,8 @@ planned = [p.name for p in lensmith.plan(spec).stages[0].trainable]
 def said(language_model):
     model = lensmith.assemble({"model": new | {"language_model": language_model}})
     text = model.generate(picture, "What?", asked)
-    stop = lensmith.GenerationOptions(max_new_tokens=16, stop=(text[2:4] or text or "q",))  # untrained, it may say little
+    # Untrained, it may say little.
+    stop = lensmith.GenerationOptions(max_new_tokens=16, stop=(text[2:4] or text or "q",))
     chosen = (asked, stop, lensmith.GenerationOptions(9, beams=3))
     texts = [model.generate(picture, "What?", options) for options in chosen]
     texts += model.generate_batch([(picture, "What colour is it?"), (None, "Say 1.")], asked)
