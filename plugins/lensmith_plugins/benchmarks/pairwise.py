@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,9 +90,9 @@ class Pairwise(Benchmark):
         {"reviews": reviews_form}, described="reviews {question_id, tuple, …} a line, several files being runs"
     )
 
+    @abc.abstractmethod
     def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
         """Questions with answers and what the judge is asked, in the order of the questions."""
-        raise NotImplementedError
 
     def requests(self, predictions: Predictions, data: Path) -> list[JudgeRequest]:
         """One for every question and repeat."""
