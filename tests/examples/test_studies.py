@@ -138,7 +138,7 @@ class TestPaperInABox:
         assert len(study.axes["language_model"]) == 3
         assert {axis for finding in study.findings for axis in finding.better} == set(study.axes)
 
-    @pytest.mark.parametrize(("name", "runs", "seeds"), [("quick", 6, 1), ("full", 23, 3), ("smoke", 23, 1)])
+    @pytest.mark.parametrize(("name", "runs", "seeds"), [("quick", 8, 1), ("full", 23, 3), ("smoke", 23, 1)])
     def test_presets(self, name: str, runs: int, seeds: int) -> None:
         study = read_study(BOX).preset(name)
         assert (len(variants(study)), len(study.seeds)) == (runs, seeds)

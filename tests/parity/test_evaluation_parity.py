@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +358,22 @@ class TestJudges:
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["vqav2", "vizwiz", "textvqa", "pope", "scienceqa", "mmbench"])
+def test_of_a_limited_run_only_what_was_asked_counts(name: str) -> None:
+    """As `lensmith eval --limit` scores; each answer's score is that of the whole run."""
+    data = GOLDEN / name
+    chosen = benchmark(name)
+    read = chosen.read([data / f"llava_answers{'.plain' if name == 'pope' else ''}.jsonl"])
+    seen = {row.question_id for row in read.rows[: len(read.rows) // 2]}
+    asked = [row for row in read.rows if row.question_id in seen]
+    whole = {str(sample.question_id): sample.score for sample in chosen.score(read, data).samples}
+    found = chosen.score(replace(read, rows=asked, partial=True), data)
+    told = {str(sample.question_id): sample.score for sample in found.samples}
+    if name == "mmbench":  # a sample is a question with those of its rotations that were asked
+        assert told
+        assert told.keys() <= set(map(str, seen))
+    else:
+        assert told == {str(identity): whole[str(identity)] for identity in seen}
+    assert not [note for note in found.notes if "without a reply" in note or "without an answer" in note]

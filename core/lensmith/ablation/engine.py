@@ -106,14 +106,14 @@ def overview(prepared: Prepared) -> Iterator[str]:
     """What a study would run: variants, what they share, what is there already, and what it costs."""
     study, units = prepared.study, prepared.work.units()
     stages = [unit for unit in units if isinstance(unit, TrainUnit)]
-    scores = [unit for unit in units if isinstance(unit, ScoreUnit)]
+    scores = [score for unit in units if isinstance(unit, ScoreUnit) for score in unit.scores]
     alone = sum(len(chain) for chain in prepared.work.training.values())
     yield f"{len(prepared.variants)} variants x {len(study.seeds)} seeds = {len(prepared.work.training)} runs"
     yield (
         f"{len(stages)} stages to train instead of {alone}, for what is equal is shared;"
         f" {sum(unit.done for unit in stages)} are done"
     )
-    yield f"{len(scores)} evaluations; {sum(unit.done for unit in scores)} are done"
+    yield f"{len(scores)} evaluations; {sum(score.done for score in scores)} are done"
     result = collect(study, prepared.variants, prepared.work)
     flops = [line.cost.flops for line in result.lines]
     yield ""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lensmith.ablation.costs import planned
 from lensmith.ablation.study import Finding, StudySpec
-from lensmith.ablation.units import ScoreUnit, TrainUnit, Work
+from lensmith.ablation.units import Score, TrainUnit, Work
 from lensmith.ablation.variants import Variant, difference
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -154,8 +154,9 @@ _Cell = tuple[float, tuple[float, float] | None]
 
 def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Cell]]:
     table: dict[tuple[str, int], dict[str, _Cell]] = {}
-    for owner, units in work.scoring.items():
-        cells = {unit.benchmark.title: cell for unit in units if (cell := _cell(unit)) is not None}
+    for owner in work.training:
+        scores = work.scoring[owner].scores if owner in work.scoring else ()
+        cells = {score.benchmark.title: cell for score in scores if (cell := _cell(score)) is not None}
         if len(cells) > 1 and len(cells) == len(study.benchmarks):
             mean = statistics.fmean(value for value, _ in cells.values())
             ends = [interval for _, interval in cells.values() if interval is not None]
@@ -165,10 +166,10 @@ def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Ce
     return table
 
 
-def _cell(unit: ScoreUnit) -> _Cell | None:
-    if not unit.done:
+def _cell(score: Score) -> _Cell | None:
+    if not score.done:
         return None
-    told = json.loads(unit.summary.read_text(encoding="utf-8"))
+    told = json.loads(score.summary.read_text(encoding="utf-8"))
     if told["score"] is None:
         return None
     ends = told["intervals"]["of"].get(told["headline"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,39 +11,12 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lensmith.checkpoints import LocatedStr, SpecPath
 from lensmith.errors import Problem, SpecError
+from lensmith.evaluation.suite import BenchmarkEntry, check_titles
 from lensmith.spec.run import Section
 from lensmith.spec.yaml import Document, read_document
 
 Settings = dict[str, Any]
 """Dotted paths of the spec, and the values that they are given."""
-
-
-class BenchmarkEntry(Section):
-    """One benchmark that every variant is scored on."""
-
-    name: str
-    """The benchmark (`lensmith list --kind benchmark`)."""
-    data: SpecPath
-    """Folder or file with its questions."""
-    images: SpecPath | None = None
-    """Folder of the pictures; by default the data's."""
-    label: str | None = None
-    """Name in tables; by default the benchmark's. Two entries of one benchmark need two."""
-    options: Settings = Field({})
-    """Fields of the benchmark's spec."""
-    limit: int | None = Field(None, ge=1)
-    """Ask only the first so many questions. By default all."""
-
-    @property
-    def title(self) -> str:
-        """Name in tables."""
-        return self.label or self.name
-
-    def written(self) -> list[str]:
-        """The options as `lensmith eval` reads them."""
-        return [
-            f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.options.items()
-        ]
 
 
 class JudgeEntry(Section):
@@ -144,9 +116,9 @@ class StudySpec(Section):
                 raise ValueError(f"axis {axis!r} has no choices")
         labels = [row.name for row in self.runs]
         titles = [entry.title for entry in self.benchmarks]
-        for what, names in (("runs", labels), ("benchmarks", titles)):
-            if twice := sorted({n for n in names if names.count(n) > 1}):
-                raise ValueError(f"{what}: {', '.join(twice)} is there twice; give each its own name")
+        if twice := sorted({n for n in labels if labels.count(n) > 1}):
+            raise ValueError(f"runs: {', '.join(twice)} is there twice; give each its own name")
+        check_titles(self.benchmarks)
         for number, row in enumerate(self.runs):
             if row.like is not None and row.like not in labels[:number]:
                 above = ", ".join(labels[:number]) or "none"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import files
-from lensmith.ablation.study import BenchmarkEntry, JudgeEntry, StudySpec
+from lensmith.ablation.study import JudgeEntry, StudySpec
 from lensmith.ablation.variants import Variant
+from lensmith.evaluation.suite import BenchmarkEntry
 from lensmith.spec.build import dump
 from lensmith.spec.run import RunSpec
 
@@ -68,15 +69,18 @@ class TrainUnit:
 
 
 @dataclass(frozen=True)
-class ScoreUnit:
-    """One artifact on one benchmark."""
+class Score:
+    """One artifact on one benchmark.
+
+    Args:
+        key: hash of the artifact's key, the benchmark and its questions.
+        benchmark: what is asked.
+        scores: folder of the scores of a study, one folder in it for each key.
+    """
 
     key: str
     benchmark: BenchmarkEntry
-    folder: Path
-    needs: TrainUnit
-    judge: JudgeEntry | None = None
-    owners: list[tuple[str, int]] = field(default_factory=list, compare=False)
+    scores: Path
 
     @property
     def done(self) -> bool:
@@ -86,21 +90,46 @@ class ScoreUnit:
     @property
     def summary(self) -> Path:
         """Scores, written last."""
-        return self.folder / self.benchmark.name / "summary.json"
+        return self.scores / self.key / "summary.json"
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """One artifact on all benchmarks, so that it is loaded once.
+
+    Args:
+        scores: of each benchmark.
+        folder: of the command's own files.
+        needs: the stage that writes the artifact.
+        judge: of judged benchmarks.
+        owners: variants and seeds that it is part of.
+    """
+
+    scores: Sequence[Score]
+    folder: Path
+    needs: TrainUnit
+    judge: JudgeEntry | None = None
+    owners: list[tuple[str, int]] = field(default_factory=list, compare=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether every score is there."""
+        return all(score.done for score in self.scores)
 
     @property
     def title(self) -> str:
         """For progress."""
-        return f"score {self.benchmark.title} ({_owners(self.owners)})"
+        asked = ", ".join(score.benchmark.title for score in self.scores if not score.done)
+        return f"score{asked and f' {asked}'} ({_owners(self.owners)})"
 
     def arguments(self) -> list[str]:
-        """Of the `lensmith` command."""
-        entry = self.benchmark
-        arguments = ["eval", str(self.needs.artifact), "--benchmark", entry.name, "--data", str(entry.data)]
-        arguments += ["--output", str(self.folder)]
-        arguments += ["--images", str(entry.images)] if entry.images else []
-        arguments += ["--limit", str(entry.limit)] if entry.limit else []
-        arguments += [part for option in entry.written() for part in ("--option", option)]
+        """Of the `lensmith` command; writes the suite that it names."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        asked = {score.key: score.benchmark for score in self.scores if not score.done}  # equal entries once
+        entries = [entry.model_copy(update={"label": key}).model_dump(mode="json") for key, entry in asked.items()]
+        suite = self.folder / "suite.json"
+        files.write_json(suite, {"benchmarks": entries})
+        arguments = ["eval", str(self.needs.artifact), "--suite", str(suite), "--output", str(self.scores[0].scores)]
         if self.judge is not None:
             arguments += ["--judge-url", self.judge.url, "--judge-parallel", str(self.judge.parallel), "--yes"]
             arguments += ["--judge-cache", str(self.judge.cache)] if self.judge.cache else []
@@ -116,14 +145,14 @@ class Work:
 
     training: dict[tuple[str, int], list[TrainUnit]]
     """The stages of each variant and seed."""
-    scoring: dict[tuple[str, int], list[ScoreUnit]]
-    """Its benchmarks."""
+    scoring: dict[tuple[str, int], ScoreUnit]
+    """Its benchmarks; missing where a study has none, or a variant trains nothing."""
 
     def units(self) -> list[Unit]:
         """Every unit once; what another needs comes before it."""
         seen: dict[Path, Unit] = {}
         for owner, stages in self.training.items():
-            own: list[Unit] = [*stages, *self.scoring[owner]]
+            own: list[Unit] = [*stages, *([self.scoring[owner]] if owner in self.scoring else [])]
             for unit in own:
                 seen.setdefault(unit.folder, unit)
         return list(seen.values())
@@ -136,10 +165,10 @@ def work(study: StudySpec, found: Sequence[Variant], output: Path) -> Work:
         SpecError: a variant that cannot work, before anything runs.
     """
     stages: dict[str, TrainUnit] = {}
-    scores: dict[str, ScoreUnit] = {}
+    scored: dict[str, ScoreUnit] = {}
     hashes: dict[Path, str] = {}
     training: dict[tuple[str, int], list[TrainUnit]] = {}
-    scoring: dict[tuple[str, int], list[ScoreUnit]] = {}
+    scoring: dict[tuple[str, int], ScoreUnit] = {}
     for variant in found:
         for seed in study.seeds:
             spec = variant.spec(study, seed)
@@ -149,15 +178,21 @@ def work(study: StudySpec, found: Sequence[Variant], output: Path) -> Work:
                 shared = stages.setdefault(unit.key, unit)
                 shared.owners.append(owner)
                 chain.append(shared)
-            training[owner], scoring[owner] = chain, []
-            for entry in study.benchmarks if chain else ():
-                said = entry.model_dump(mode="json", exclude={"label"})
-                key = _digest([chain[-1].key, said, _hash(entry.data, hashes)])
-                unit_of = ScoreUnit(key, entry, output / "scores" / key, chain[-1], study.judge)
-                score = scores.setdefault(key, unit_of)
-                score.owners.append(owner)
-                scoring[owner].append(score)
+            training[owner] = chain
+            if not (chain and study.benchmarks):
+                continue
+            last = chain[-1]
+            if last.key not in scored:
+                scores = [_score(last, entry, output, hashes) for entry in study.benchmarks]
+                scored[last.key] = ScoreUnit(scores, output / "scores" / "of" / last.key, last, study.judge)
+            scored[last.key].owners.append(owner)
+            scoring[owner] = scored[last.key]
     return Work(training, scoring)
+
+
+def _score(artifact: TrainUnit, entry: BenchmarkEntry, output: Path, hashes: dict[Path, str]) -> Score:
+    said = entry.model_dump(mode="json", exclude={"label"})
+    return Score(_digest([artifact.key, said, _hash(entry.data, hashes)]), entry, output / "scores")
 
 
 def _stages(spec: RunSpec, output: Path, hashes: dict[Path, str]) -> Iterator[TrainUnit]:
@@ -185,7 +220,8 @@ def missing(units: Sequence[Unit]) -> list[Path]:
     named: dict[Path, None] = {}
     for unit in units:
         if isinstance(unit, ScoreUnit):
-            named |= dict.fromkeys(p for p in (unit.benchmark.data, unit.benchmark.images) if p is not None)
+            asked = [score.benchmark for score in unit.scores]
+            named |= dict.fromkeys(path for entry in asked for path in (entry.data, entry.images) if path is not None)
             continue
         start = unit.spec.start_from
         named |= {start / _MANIFEST: None} if start is not None else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 
 def evaluate(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder that a stage wrote, or a checkpoint.")],
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Names, with commas between them.")],
-    data: Annotated[
-        Path, typer.Option("--data", "-d", help="Official files: a folder, or one with a folder for each benchmark.")
-    ],
     output: Annotated[Path, typer.Option("--output", "-O", help="Folder of the results, one in it a benchmark.")],
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Names, with commas between them.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Official files: a folder, or one with a folder for each benchmark."),
+    ] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option("--suite", "-s", help="File that names benchmarks, each with its data; instead of the two above."),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Where a base has moved: language_model.checkpoint=PATH"),
@@ -75,14 +80,23 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a model the questions of benchmarks and score its answers. Start it again to go on where it stopped."""
-    from lensmith.evaluation.run import Asking, Evaluation, Telling, made, say
+    from lensmith.evaluation.run import Asking, Evaluation, Telling, made, say, suite_tasks, tasks
     from lensmith.evaluation.runner import Job, write_predictions
+    from lensmith.evaluation.suite import read_suite
 
     part = _shard(shard)
     if part[1] > 1 and nproc > 1:
         raise LensmithError("--nproc makes the shards itself; leave --shard out")
-    names = [name.strip() for name in benchmark.split(",") if name.strip()]
-    chosen = made(names, options or (), judge_options(judge_model, judge_temperature, judge_repeats))
+    judged = judge_options(judge_model, judge_temperature, judge_repeats)
+    if suite is not None:
+        if benchmark or data or images or options:
+            raise LensmithError("--suite says which benchmarks, data, images and options; leave these flags out")
+        asked = suite_tasks(read_suite(suite).benchmarks, limit, judged)
+    elif benchmark is None or data is None:
+        raise LensmithError("say what to ask: --benchmark NAMES with --data DIR, or --suite FILE")
+    else:
+        names = [name.strip() for name in benchmark.split(",") if name.strip()]
+        asked = tasks(made(names, options or (), judged), data, images, limit)
     asking = Asking(
         batch_size=batch_size,
         temperature=temperature,
@@ -93,28 +107,34 @@ def evaluate(
         keep_going=keep_going,
         overrides=overrides or (),
     )
-    evaluation = Evaluation(artifact, chosen, data, output, images, limit, asking)
+    evaluation = Evaluation(artifact, asked, output, asking)
     if nproc > 1 and evaluation.open_jobs():
         _spawn(nproc, _without(sys.argv[1:], "--nproc"))
-    evaluation.answer(part)
     if part[1] > 1:
+        evaluation.answer(part)
         say(f"shard {shard} is answered; run it without --shard to score when all are")
         return
 
     def judge_of(job: Job) -> CachedJudge:
         read = job.benchmark.read([write_predictions(job)])
         cache = judge_cache or job.folder / "judge.jsonl"
-        wanted = [(job.name, job.benchmark, read, job.data)]
+        wanted = [(job.title, job.benchmark, read, job.data)]
         return open_judge(wanted, judge_url, cache, price=judge_price, parallel=judge_parallel, yes=yes)
 
-    told = evaluation.score(judge_of, Telling(resamples, report_samples))
+    told, failure = evaluation.run(judge_of, Telling(resamples, report_samples))
     if as_json:
         print_json(told)
-        return
+    else:
+        _show(told, output, say)
+    if failure is not None:
+        raise failure
+
+
+def _show(told: Sequence[dict[str, Any]], output: Path, say: Callable[[str], None]) -> None:
     print_table(("BENCHMARK", "METRIC", "SCORE", "95 % INTERVAL", "RESULTS"), [_row(one, output) for one in told])
     for result in told:
         for note in result["notes"]:
-            say(f"note: {result['benchmark']}: {note}")
+            say(f"note: {result['title']}: {note}")
 
 
 def _spawn(count: int, arguments: Sequence[str]) -> None:
@@ -163,13 +183,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _row(told: dict[str, Any], output: Path) -> tuple[str, ...]:
-    folder = str(output / told["benchmark"])
+    folder = str(output / told["title"])
     if told["score"] is None:
-        return told["benchmark"], "-", "not scored", "", folder
+        return told["title"], "-", "not scored", "", folder
     ends = told["intervals"]["of"].get(told["headline"])
     score = told["score"]
     return (
-        told["benchmark"],
+        told["title"],
         told["headline"],
         f"{score:.2f}" if isinstance(score, float) else str(score),
         f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,12 +23,16 @@ class Asked:
         images: picture files.
         choices: continuations to compare; then the conversation is not used.
         fallbacks: shorter prompts for a context that is too short.
+        candidates: replies, and the answers in the conversation that are compared for them.
+        per_token: compare candidates by the mean over their tokens.
     """
 
     prompt: str
     images: tuple[Path, ...] = ()
     choices: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
+    candidates: Mapping[str, str] = field(default_factory=dict)
+    per_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,39 @@ class ModelAnswerer:
     def __call__(self, questions: Sequence[Asked], max_new_tokens: int) -> list[Answered]:
         """See `Answerer`."""
         options = replace(self.options, max_new_tokens=max_new_tokens)
-        written = [place for place, question in enumerate(questions) if not question.choices]
+        ranked = [place for place, question in enumerate(questions) if question.candidates]
+        written = [place for place, asked in enumerate(questions) if not (asked.choices or asked.candidates)]
         answers: dict[int, Answered] = {}
         if written:
             asked = [(list(questions[place].images), questions[place].prompt) for place in written]
             texts = self.model.generate_batch(asked, options, batch_size=self.batch_size)
             answers |= {place: Answered(text.strip()) for place, text in zip(written, texts, strict=True)}
+        if ranked:
+            answers |= dict(zip(ranked, rank(self.model, [questions[place] for place in ranked]), strict=True))
         for place, question in enumerate(questions):
             if question.choices:
                 answers[place] = choose(self.model, question)
         return [answers[place] for place in range(len(questions))]
+
+
+def rank(model: MultimodalModel, questions: Sequence[Asked]) -> list[Answered]:
+    """The reply whose answer is the likeliest, of equals the first, with all log-likelihoods.
+
+    Args:
+        model: the model.
+        questions: with candidates.
+
+    Raises:
+        DataError: a question that cannot be asked.
+    """
+    asked = [(list(question.images), question.prompt) for question in questions]
+    found = model.score(asked, [list(question.candidates.values()) for question in questions])
+    answers = []
+    for question, likelihoods in zip(questions, found, strict=True):
+        values = [each.mean if question.per_token else each.log for each in likelihoods]
+        told = dict(zip(question.candidates, values, strict=True))
+        answers.append(Answered(max(told, key=lambda reply: told[reply]), {"logprobs": told}))
+    return answers
 
 
 def choose(model: MultimodalModel, question: Asked) -> Answered:

@@ -23,7 +23,9 @@ def fingerprint(items: Sequence[Item]) -> str:
     digest = hashlib.sha256()
     for item in items:
         images = [image.name if isinstance(image, Path) else hashlib.sha256(image).hexdigest() for image in item.images]
-        digest.update(json.dumps([item.question_id, item.prompt, images, item.choices]).encode())
+        told: list[Any] = [item.question_id, item.prompt, images, item.choices]
+        told += [dict(item.candidates), item.per_token] if item.candidates else []
+        digest.update(json.dumps(told).encode())
     return digest.hexdigest()
 
 

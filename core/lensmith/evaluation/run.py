@@ -11,6 +11,7 @@ from typing import Any
 from lensmith.artifacts import Manifest
 from lensmith.errors import LensmithError
 from lensmith.evaluation.runner import Job, answer, finish, jobs
+from lensmith.evaluation.suite import BenchmarkEntry, Task
 from lensmith.evaluation.summary import RESAMPLES
 from lensmith.files import sha256
 from lensmith.interfaces.benchmark import Benchmark, Judge
@@ -73,15 +74,12 @@ class Telling:
 
 @dataclass
 class Evaluation:
-    """The benchmarks of one artifact in one folder.
+    """Benchmarks that one artifact is asked, in one folder.
 
     Args:
         artifact: what a stage wrote.
-        benchmarks: by name, see `lensmith.evaluation.choose.benchmark`.
-        data: folder of the official files, or a folder with a folder of each name.
+        tasks: what is asked.
         output: each benchmark gets a folder in it.
-        images: folder of the pictures, by default the data's.
-        limit: only so many questions of each, the first ones.
         asking: how answers are produced.
 
     Raises:
@@ -89,21 +87,18 @@ class Evaluation:
     """
 
     artifact: Path
-    benchmarks: Mapping[str, Benchmark]
-    data: Path
+    tasks: Sequence[Task]
     output: Path
-    images: Path | None = None
-    limit: int | None = None
     asking: Asking = field(default_factory=Asking)
 
     def __post_init__(self) -> None:
         manifest = Manifest.read(self.artifact)
-        if not self.data.exists():
-            raise LensmithError(f"{self.data}: there is no such folder of data")
-        if self.asking.max_new_tokens is not None:
-            for benchmark in self.benchmarks.values():
-                benchmark.max_new_tokens = self.asking.max_new_tokens
-        self.jobs = jobs(self.benchmarks, self.data, self.images, self.output, self.limit)
+        for task in self.tasks:
+            if not task.data.exists():
+                raise LensmithError(f"{task.data}: there is no such folder of data")
+            if self.asking.max_new_tokens is not None:
+                task.benchmark.max_new_tokens = self.asking.max_new_tokens
+        self.jobs = jobs(self.tasks, self.output)
         identity = {"manifest_sha256": sha256(manifest.folder / "manifest.json"), **self.asking.identity()}
         for job in self.jobs:
             job.open(identity)
@@ -116,7 +111,8 @@ class Evaluation:
         """Load the model and ask the shard's open questions; nothing is loaded where there are none.
 
         Raises:
-            LensmithError: the artifact cannot be loaded, or a question cannot be asked.
+            LensmithError: the artifact cannot be loaded, or a question cannot be asked; of several benchmarks, when
+                the others are answered.
         """
         work = self.open_jobs(shard)
         if not work:
@@ -133,19 +129,27 @@ class Evaluation:
         options = GenerationOptions(temperature=asking.temperature, top_p=asking.top_p, beams=asking.beams)
         answerer = ModelAnswerer(load(self.artifact, overrides=asking.overrides), options, asking.batch_size)
         torch.manual_seed(asking.seed + shard[0])
+        failed = []
         for job in work:
-            answer(
-                job,
-                answerer,
-                shard=shard,
-                batch_size=asking.batch_size,
-                model_id=self.artifact.name,
-                keep_going=asking.keep_going,
-                say=say,
-            )
+            try:
+                answer(
+                    job,
+                    answerer,
+                    shard=shard,
+                    batch_size=asking.batch_size,
+                    model_id=self.artifact.name,
+                    keep_going=asking.keep_going,
+                    say=say,
+                )
+            except LensmithError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0] if len(failed) == 1 else LensmithError("\n".join(map(str, failed)))
 
     def score(self, judge_of: JudgeOf = lambda job: None, telling: Telling | None = None) -> list[dict[str, Any]]:
         """Score what is answered and write predictions, scores, submission and report of each benchmark.
+
+        A benchmark whose questions are not all answered is left out, unless that leaves nothing.
 
         Args:
             judge_of: the judge of a judged benchmark, or None, which leaves it without a score.
@@ -155,9 +159,10 @@ class Evaluation:
             The summaries, see `lensmith.evaluation.summary`.
 
         Raises:
-            LensmithError: questions are still open.
+            LensmithError: questions of every benchmark are still open.
         """
         telling = telling or Telling()
+        complete = [job for job in self.jobs if job.complete()]
         return [
             finish(
                 job,
@@ -167,8 +172,28 @@ class Evaluation:
                 report_samples=telling.report_samples,
                 say=say,
             )
-            for job in self.jobs
+            for job in complete or self.jobs
         ]
+
+    def run(
+        self, judge_of: JudgeOf = lambda job: None, telling: Telling | None = None
+    ) -> tuple[list[dict[str, Any]], LensmithError | None]:
+        """Answer and score.
+
+        Returns:
+            The summaries, and what stopped benchmarks that are not among them.
+
+        Raises:
+            LensmithError: no benchmark could be answered.
+        """
+        failure = None
+        try:
+            self.answer()
+        except LensmithError as error:
+            if not any(job.complete() for job in self.jobs):
+                raise
+            failure = error
+        return self.score(judge_of, telling), failure
 
 
 def evaluate(
@@ -189,7 +214,9 @@ def evaluate(
     Args:
         artifact: what a stage wrote.
         benchmarks: names.
-        data, output, images, limit, asking, judge_of, telling: see `Evaluation`.
+        data, images, limit: see `tasks`.
+        output, asking: see `Evaluation`.
+        judge_of, telling: see `Evaluation.score`.
         options: `field=value` of all the benchmarks, or `pope.field=value` of one.
 
     Returns:
@@ -198,17 +225,48 @@ def evaluate(
     Raises:
         LensmithError: see `Evaluation`.
     """
-    evaluation = Evaluation(
-        Path(artifact),
-        made(benchmarks, options),
-        Path(data),
-        Path(output),
-        None if images is None else Path(images),
-        limit,
-        asking or Asking(),
-    )
-    evaluation.answer()
-    return evaluation.score(judge_of, telling)
+    asked = tasks(made(benchmarks, options), Path(data), None if images is None else Path(images), limit)
+    told, failure = Evaluation(Path(artifact), asked, Path(output), asking or Asking()).run(judge_of, telling)
+    if failure is not None:
+        raise failure
+    return told
+
+
+def tasks(benchmarks: Mapping[str, Benchmark], data: Path, images: Path | None, limit: int | None) -> list[Task]:
+    """Benchmarks whose files lie together.
+
+    Args:
+        benchmarks: by name.
+        data: folder of the official files, or a folder with a folder of each name.
+        images: folder of the pictures, by default the data's.
+        limit: only so many questions of each, the first ones.
+    """
+    return [Task(name, name, benchmark, data, images, limit) for name, benchmark in benchmarks.items()]
+
+
+def suite_tasks(entries: Sequence[BenchmarkEntry], limit: int | None = None, judged: Sequence[str] = ()) -> list[Task]:
+    """Benchmarks of a suite file.
+
+    Args:
+        entries: what it says.
+        limit: of questions, of those entries that set none.
+        judged: options of those with a judge, before the entry's own.
+
+    Raises:
+        LensmithError: an unknown name or option.
+    """
+    from lensmith.evaluation.choose import benchmark
+
+    found = []
+    for entry in entries:
+        try:
+            chosen = benchmark(entry.name, entry.written())
+            if chosen.judged and judged:
+                chosen = benchmark(entry.name, [*judged, *entry.written()])
+        except LensmithError as error:
+            raise LensmithError(f"{entry.title}: {error}") from error
+        found.append(Task(entry.title, entry.name, chosen, entry.data, entry.images, entry.limit or limit))
+    return found
 
 
 def made(names: Sequence[str], options: Sequence[str], judged: Sequence[str] = ()) -> dict[str, Benchmark]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from lensmith.evaluation.answering import Answered, Answerer, Asked
 from lensmith.evaluation.answers import Answers, claim, fingerprint, read_answers
 from lensmith.evaluation.progress import Counter
 from lensmith.evaluation.report import write_report
+from lensmith.evaluation.suite import Task
 from lensmith.evaluation.summary import RESAMPLES, sample_rows, summary
 from lensmith.files import write_json
-from lensmith.interfaces.benchmark import Benchmark, Item, Judge, Scores
+from lensmith.interfaces.benchmark import Benchmark, Item, Judge, Predictions, Scores
 
 PREDICTIONS = "predictions.jsonl"
 SUMMARY = "summary.json"
@@ -35,6 +36,7 @@ class Job:
         data: its official files.
         items: its questions.
         folder: where everything about it is written.
+        whole: how many questions there are without a limit.
     """
 
     name: str
@@ -42,6 +44,17 @@ class Job:
     data: Path
     items: list[Item]
     folder: Path
+    whole: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a limit leaves questions out."""
+        return len(self.items) < self.whole
+
+    @property
+    def title(self) -> str:
+        """Name in tables and messages: its folder's."""
+        return self.folder.name
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Make the folder this run's, or find that it is.
@@ -67,29 +80,23 @@ class Job:
         return len(read_answers(self.folder)) == len(self.items)
 
 
-def jobs(
-    benchmarks: Mapping[str, Benchmark], data: Path, images: Path | None, output: Path, limit: int | None = None
-) -> list[Job]:
+def jobs(tasks: Sequence[Task], output: Path) -> list[Job]:
     """Read the questions of some benchmarks, so that what is missing is known before a model is loaded.
 
     Args:
-        benchmarks: by name.
-        data: folder of the official files; of several benchmarks, a folder that holds a folder of each name, or else
-            all their files.
-        images: folder of pictures, by default the data's.
-        output: a folder; each benchmark gets one of its name in it.
-        limit: only so many questions, the first ones.
+        tasks: what is asked. Data that is a folder with a folder of the benchmark's name means that one.
+        output: a folder; each benchmark gets one of its title in it.
 
     Raises:
         DataError: files or pictures that are missing.
     """
     found = []
-    for name, benchmark in benchmarks.items():
-        own = data / name if (data / name).is_dir() else data
-        items = benchmark.items(own, images or (own if own.is_dir() else own.parent))
+    for task in tasks:
+        data = task.data / task.name if (task.data / task.name).is_dir() else task.data
+        items = task.benchmark.items(data, task.images or (data if data.is_dir() else data.parent))
         if not items:
-            raise DataError(f"{own}: {name} has no questions there")
-        found.append(Job(name, benchmark, own, items[:limit], output / name))
+            raise DataError(f"{data}: {task.name} has no questions there")
+        found.append(Job(task.name, task.benchmark, data, items[: task.limit], output / task.title, len(items)))
     return found
 
 
@@ -120,7 +127,7 @@ def answer(
     mine = len(range(shard[0], len(job.items), shard[1]))
     with Answers(job.folder, shard) as answers:
         pending = job.pending(shard)
-        name = job.name if shard[1] == 1 else f"{job.name} {shard[0]}/{shard[1]}"
+        name = job.title if shard[1] == 1 else f"{job.title} {shard[0]}/{shard[1]}"
         with Counter(name, mine, mine - len(pending)) as counter:
             for start in range(0, len(pending), batch_size * _PIECES):
                 numbers = pending[start : start + batch_size * _PIECES]
@@ -149,7 +156,7 @@ def _replies(
             try:
                 replies += answerer([question], job.benchmark.max_new_tokens)
             except DataError as error:
-                told = f"{job.name}, question {job.items[number].question_id}: {error}"
+                told = f"{job.title}, question {job.items[number].question_id}: {error}"
                 if not keep_going:
                     raise DataError(f"{told} (--keep-going counts it as an empty answer)") from error
                 say(f"warning: {told}")
@@ -158,7 +165,8 @@ def _replies(
 
 
 def _asked(job: Job, item: Item) -> Asked:
-    return Asked(item.prompt, tuple(_files(job, item)), item.choices, item.fallbacks)
+    images = tuple(_files(job, item))
+    return Asked(item.prompt, images, item.choices, item.fallbacks, item.candidates, item.per_token)
 
 
 def _files(job: Job, item: Item) -> list[Path]:
@@ -192,7 +200,7 @@ def write_predictions(job: Job) -> Path:
     """
     answers = read_answers(job.folder)
     if left := len(job.items) - len(answers):
-        raise LensmithError(f"{job.name}: {left} of {len(job.items)} questions are not answered yet")
+        raise LensmithError(f"{job.title}: {left} of {len(job.items)} questions are not answered yet")
     path = job.folder / PREDICTIONS
     rows = (json.dumps(answers[number], ensure_ascii=False) + "\n" for number in range(len(job.items)))
     path.write_text("".join(rows), encoding="utf-8")
@@ -221,26 +229,20 @@ def finish(
     Returns:
         The summary; its `score` is None where the benchmark can only be scored elsewhere, and `unscored` says why.
     """
-    predictions = job.benchmark.read([write_predictions(job)])
-    folder = job.folder / "submission"
-    folder.mkdir(exist_ok=True)
-    try:
-        submission = [str(path) for path in job.benchmark.submission(predictions, job.data, folder)]
-    except LensmithError as error:
-        submission = []
-        say(f"warning: {job.name}: no submission file: {error}")
-    if not submission:
-        folder.rmdir()
+    predictions = replace(job.benchmark.read([write_predictions(job)]), partial=job.partial)
+    submission = [] if job.partial else _submission(job, predictions, say)
     failed = [line["question_id"] for line in read_answers(job.folder).values() if line.get("error")]
     told: dict[str, Any]
     scores: Scores | None = None
     try:
         scores = job.benchmark.score(predictions, job.data, judge)
         told = summary(job.name, job.benchmark, scores, resamples=resamples)
+        if job.partial:
+            told["notes"].append(f"asked the first {len(job.items)} of {job.whole} questions, and nothing else counts")
     except LensmithError as error:
         told = {"benchmark": job.name, "score": None, "unscored": str(error), "samples": len(job.items), "notes": []}
-        say(f"{job.name}: not scored: {error}")
-    told |= {"artifact": artifact, "submission": submission, "not_asked": failed}
+        say(f"{job.title}: not scored: {error}")
+    told |= {"title": job.title, "artifact": artifact, "submission": submission, "not_asked": failed}
     if scores is not None:
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(scores))
         (job.folder / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
@@ -250,3 +252,16 @@ def finish(
         )
     write_json(job.folder / SUMMARY, told)
     return told
+
+
+def _submission(job: Job, predictions: Predictions, say: Callable[[str], None]) -> list[str]:
+    folder = job.folder / "submission"
+    folder.mkdir(exist_ok=True)
+    try:
+        written = [str(path) for path in job.benchmark.submission(predictions, job.data, folder)]
+    except LensmithError as error:
+        written = []
+        say(f"warning: {job.title}: no submission file: {error}")
+    if not written:
+        folder.rmdir()
+    return written

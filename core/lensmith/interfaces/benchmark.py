@@ -43,6 +43,9 @@ class Item:
         choices: continuations of the raw `prompt` whose likelihoods are compared; then nothing is generated.
         fallbacks: shorter prompts to ask instead, best first, where `prompt` does not fit the model's context.
         extra: further keys of the prediction line.
+        candidates: replies, each with the answer that stands for it; the reply of the likeliest answer is given, and
+            nothing is generated.
+        per_token: compare the candidates by the mean over their tokens, not by the sum.
     """
 
     question_id: str | int
@@ -53,6 +56,8 @@ class Item:
     choices: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Mapping[str, str] = field(default_factory=dict)
+    per_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,15 @@ class Predictions:
         form: which of the benchmark's formats it was, e.g. `llava`.
         skipped: lines that are no JSON, for benchmarks whose own tools pass over them.
         runs: the same of each file, where several were given.
+        partial: only some questions were asked (`lensmith eval --limit`): those without a prediction do not count,
+            where a benchmark can be scored in part at all.
     """
 
     rows: Sequence[Prediction]
     form: str = "llava"
     skipped: Sequence[str] = ()
     runs: Sequence[Predictions] = ()
+    partial: bool = False
 
 
 @dataclass(frozen=True)

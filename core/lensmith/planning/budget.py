@@ -138,7 +138,7 @@ def _rows(stage: StageSpec, rows: int | None) -> int | None:
             return None
         from lensmith.data.sources import Mixture
 
-        rows = len(Mixture(stage.data))
+        rows = Mixture(stage.data).epoch_size()
     return round(rows * stage.epochs)
 
 

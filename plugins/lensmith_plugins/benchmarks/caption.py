@@ -78,6 +78,8 @@ class Caption(Benchmark):
         given = last_of_each(predictions.rows, notes)
         if foreign := [identity for identity in given if identity not in references]:
             notes.append(f"{len(foreign)} captions of other pictures, left out: {named(foreign)}")
+        if predictions.partial:
+            references = {identity: row for identity, row in references.items() if identity in given}
         if missing := [identity for identity in references if identity not in given]:
             notes.append(f"{len(missing)} pictures without a caption, scored as empty captions: {named(missing)}")
         if len(missing) == len(references):

@@ -150,6 +150,8 @@ class MmBench(Benchmark):
                 f"{data}: rows without an answer, as of the test split, which only MMBench's server scores; write the"
                 " upload with `lensmith eval` and hand it in"
             )
+        if predictions.partial:
+            rows = [row for row in rows if int(row["index"]) in given]
         ids = {int(row["index"]) for row in rows}
         if missing := sorted(ids - set(given)):
             notes.append(f"{len(missing)} rows without a reply, wrong: {named(missing)}")

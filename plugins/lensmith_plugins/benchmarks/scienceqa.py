@@ -80,6 +80,8 @@ class ScienceQa(Benchmark):
         problems, ids = _problems(data)
         notes: list[str] = []
         given = {str(identity): row for identity, row in last_of_each(predictions.rows, notes).items()}
+        if predictions.partial:
+            ids = [identity for identity in ids if identity in given]
         missing = [identity for identity in ids if identity not in given]
         if missing:
             notes.append(f"{len(missing)} questions of the split without an answer, wrong: {named(missing)}")

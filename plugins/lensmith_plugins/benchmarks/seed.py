@@ -40,7 +40,8 @@ class Seed(Benchmark):
 
     def items(self, data: Path, images: Path) -> list[Item]:
         """LLaVA's question file where it is; else the questions of the official file, video frames by their ids."""
-        if lines := question_lines(data, *_LLAVA):
+        by_letter = self.spec.answers == "letter"
+        if by_letter and (lines := question_lines(data, *_LLAVA)):
             return question_items(lines, images)
         questions, types = _questions(data)
         pictures = PictureFolder(images)
@@ -48,10 +49,19 @@ class Seed(Benchmark):
         for question in questions:
             options = [question[f"choice_{letter.lower()}"] for letter in _LETTERS]
             name = question["data_id"] if question["data_type"] == "image" else f"{question['question_id']}.png"
-            listed = [f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True)]
-            prompt = ask("\n".join([question["question"], *listed]), LETTER)
-            kind = types[question["question_type_id"]]
-            items.append(Item(question["question_id"], prompt, (pictures(name),), question["answer"], kind))
+            lettered = dict(zip(_LETTERS, map(str, options), strict=True))
+            listed = [f"{letter}. {option}" for letter, option in lettered.items()]
+            items.append(
+                Item(
+                    question["question_id"],
+                    ask("\n".join([question["question"], *listed]), LETTER) if by_letter else question["question"],
+                    (pictures(name),),
+                    question["answer"],
+                    types[question["question_type_id"]],
+                    candidates={} if by_letter else lettered,
+                    per_token=self.spec.answers == "likelihood_per_token",
+                )
+            )
         return items
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
@@ -60,6 +70,8 @@ class Seed(Benchmark):
         notes: list[str] = []
         # LLaVA looks numbers up as numbers: an id that a file writes as "12" is nobody's.
         given = last_of_each(predictions.rows, notes)
+        if predictions.partial:
+            questions = [question for question in questions if _key(question["question_id"]) in given]
         missing = [q["question_id"] for q in questions if _key(q["question_id"]) not in given]
         if missing:
             notes.append(f"{len(missing)} questions without an answer, wrong: {named(missing)}")

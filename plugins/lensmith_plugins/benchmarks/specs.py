@@ -98,6 +98,12 @@ class MmBenchSpec(BenchmarkSpec):
 class SeedSpec(BenchmarkSpec):
     """SEED-Bench 1: multiple choice about pictures (types 1 to 9) and videos (10 to 12, their middle frame)."""
 
+    answers: Literal["letter", "likelihood", "likelihood_per_token"] = "letter"
+    """How an answer is found: `letter`, the model is shown the options and says a letter, as in LLaVA; `likelihood`, it
+    sees none, and the option whose text is the likeliest answer is taken, as in SEED-Bench's own evaluation of
+    InstructBLIP; `likelihood_per_token`, likewise by the mean over tokens, as in its evaluation of LLaVA-1.5 for
+    SEED-Bench 2. By default `letter`."""
+
     matching: Literal["exact", "first_letter"] = "exact"
     """When a reply is right: `exact`, it is the letter and nothing else, as in LLaVA; `first_letter`, its first
     character is, in any case. By default `exact`."""

@@ -46,13 +46,15 @@ class VqaRows(Benchmark):
         return items
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
-        """Percent; a question without an answer is wrong."""
+        """Percent; a question without an answer is wrong, unless the run was `partial`."""
         notes: list[str] = []
         given = last_of_each(predictions.rows, notes)
         rows = rows_of(data)
+        known = {row["id"] for row in rows}
+        if predictions.partial:
+            rows = [row for row in rows if row["id"] in given]
         if missing := [row["id"] for row in rows if row["id"] not in given]:
             notes.append(f"{len(missing)} questions without an answer, wrong: {named(missing)}")
-        known = {row["id"] for row in rows}
         if foreign := [identity for identity in given if identity not in known]:
             notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
         if len(missing) == len(rows):

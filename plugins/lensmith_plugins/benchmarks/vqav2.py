@@ -89,6 +89,8 @@ class VqaV2(Benchmark):
         annotations = _annotations(find(data, "the annotations of VQAv2", *_ANNOTATIONS))
         notes: list[str] = [f"{place}: not JSON, passed over" for place in predictions.skipped]
         given = last_of_each(predictions.rows, notes)
+        if predictions.partial:
+            annotations = [entry for entry in annotations if entry["question_id"] in given]
         replies = self._replies(predictions.form, given, [entry["question_id"] for entry in annotations], notes)
         samples = []
         groups: dict[str, dict[str, list[float]]] = {

@@ -15,6 +15,7 @@ from lensmith.ablation.results import estimate
 from lensmith.ablation.study import read_study
 from lensmith.ablation.variants import variants
 from lensmith.errors import LensmithError, SpecError
+from lensmith.evaluation.suite import read_suite
 from lensmith.files import write_json
 
 TUNE = "stages.tune"
@@ -141,7 +142,7 @@ class TestVariants:
          "finding 'c': rank has no 'huge'; it has small, large"),
         ({"axes": AXES, "findings": [finding({"size": "1"}, {"size": "2"})]},
          "finding 'c': no axis 'size'; there are model.connector, rank"),
-        ({"benchmarks": [VQA, VQA]}, "vqa is there twice; give each its own name"),
+        ({"benchmarks": [VQA, VQA]}, "vqa is there twice; give each a label of its own"),
         ({"presets": {"quick": {"axes": ["ranks"]}}}, "presets.quick.axes: no axis ranks; there are"),
         ({"axes": AXES, "presets": {"quick": {"axes": {"rank": ["small", "huge"]}}}},
          "presets.quick.axes.rank: huge; it has small, large"),
@@ -192,22 +193,37 @@ class TestSharing:
         folders = []
         for text in ("{}", "{ }"):
             (tmp_path / "questions.jsonl").write_text(text)
-            ((score,),) = prepare(file, tmp_path / "out").work.scoring.values()
-            folders.append(score.folder)
+            (unit,) = prepare(file, tmp_path / "out").work.scoring.values()
+            folders.append(unit.scores[0].summary.parent)
         assert folders[0] != folders[1]
 
     def test_a_judge_is_told_to_the_command(self, study: Callable[..., Path], tmp_path: Path) -> None:
         judge = {"url": "http://localhost:1/v1", "cache": "replies.jsonl"}
         file = study(benchmarks=[{"name": "mmvet", "data": "d", "options": {"repeats": 5}}], judge=judge)
-        ((score,),) = prepare(file, tmp_path / "out").work.scoring.values()
-        said = score.arguments()
-        told = {name: said[said.index(name) + 1] for name in ("--judge-url", "--judge-cache", "--option")}
-        assert told == {
-            "--judge-url": judge["url"],
-            "--judge-cache": str(tmp_path / "replies.jsonl"),
-            "--option": "repeats=5",
-        }
+        (unit,) = prepare(file, tmp_path / "out").work.scoring.values()
+        said = unit.arguments()
+        told = {name: said[said.index(name) + 1] for name in ("--judge-url", "--judge-cache")}
+        assert told == {"--judge-url": judge["url"], "--judge-cache": str(tmp_path / "replies.jsonl")}
         assert "--yes" in said
+        (entry,) = read_suite(Path(said[said.index("--suite") + 1])).benchmarks
+        assert (entry.name, entry.options) == ("mmvet", {"repeats": 5})
+
+    def test_only_scores_that_are_not_there_are_asked_for(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        named = [{**VQA, "label": label, "limit": limit} for label, limit in (("a", 1), ("b", 2), ("as a", 1))]
+        file = study(benchmarks=named)
+        (unit,) = prepare(file, tmp_path / "out").work.scoring.values()
+
+        def asked() -> list[int | None]:
+            said = unit.arguments()
+            return [entry.limit for entry in read_suite(Path(said[said.index("--suite") + 1])).benchmarks]
+
+        assert asked() == [1, 2]
+        write_summary(unit.scores[0].summary)
+        assert asked() == [2]
+        assert "score b (" in unit.title
+        assert not unit.done
+        write_summary(unit.scores[1].summary)
+        assert unit.done
 
     def test_rows_that_are_told_are_costed(self, study: Callable[..., Path], tmp_path: Path) -> None:
         gone = {"stages.align.data.sources": "gone.jsonl", f"{TUNE}.data.sources": "gone.jsonl"}
@@ -235,12 +251,16 @@ class TestSharing:
 
 def scored(prepared: Any, scores: dict[str, list[float]], half: float = 5.0) -> None:
     """The summaries that `lensmith eval` would write."""
-    for (name, seed), units in prepared.work.scoring.items():
-        for unit in units:
+    for (name, seed), unit in prepared.work.scoring.items():
+        for score in unit.scores:
             value = scores[name][prepared.study.seeds.index(seed)]
-            of = {"m": [value - half, value + half]}
-            unit.summary.parent.mkdir(parents=True)
-            write_json(unit.summary, {"headline": "m", "score": value, "intervals": {"of": of}})
+            write_summary(score.summary, value, (value - half, value + half))
+
+
+def write_summary(path: Path, value: float = 0.0, interval: tuple[float, float] = (0.0, 0.0)) -> None:
+    """What `lensmith eval` would write."""
+    path.parent.mkdir(parents=True)
+    write_json(path, {"headline": "m", "score": value, "intervals": {"of": {"m": interval}}})
 
 
 class TestResults:

@@ -174,6 +174,36 @@ def test_letters_are_compared_by_their_likelihood(artifact: Path, tmp_path: Path
         assert row["text"] == max(row["logprobs"], key=row["logprobs"].get)
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+def test_answers_are_ranked_by_their_likelihood(
+    per_token: bool, artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith
+) -> None:
+    """SEED-Bench's own way: the options are not shown, the likeliest is taken."""
+    texts = [("red", "a red one", "green", "blue"), ("no", "yes", "perhaps it is so", "never")]
+    document = {
+        "question_type": {"Scene": 1},
+        "questions": [
+            {"question_id": str(n), "question_type_id": 1, "data_type": "image", "data_id": f"{n}.png", "answer": "A"}
+            | {"question": f"Which {n}?", **{f"choice_{x}": text for x, text in zip("abcd", options, strict=True)}}
+            for n, options in enumerate(texts)
+        ],
+    }
+    file = tmp_path / "SEED-Bench.json"
+    file.write_text(json.dumps(document))
+    way = "likelihood_per_token" if per_token else "likelihood"
+    command = ("eval", artifact, "-b", "seed", "-d", file, "-O", tmp_path / "out", "-o", f"answers={way}")
+    code, _, said = lensmith(*command, "--images", questions / "pictures")
+    assert code == 0, said
+    model = package.load(artifact)
+    for number, row in enumerate(lines(tmp_path / "out" / "seed" / "predictions.jsonl")):
+        assert row["prompt"] == f"Which {number}?"
+        picture = questions / "pictures" / f"{number}.png"
+        (found,) = model.score([(picture, row["prompt"])], [list(texts[number])])
+        values = [each.mean if per_token else each.log for each in found]
+        assert list(row["logprobs"].values()) == pytest.approx(values, abs=1e-4)
+        assert row["text"] == "ABCD"[values.index(max(values))]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

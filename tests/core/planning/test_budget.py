@@ -75,6 +75,8 @@ def test_rows_and_steps_of_the_spec(light_spec: dict[str, Any], tmp_path: Path) 
     stage = {"tuner": "frozen", "data": {"sources": str(tmp_path / "rows.jsonl")}, "batch": {"size": 4}}
     spec = {**light_spec, "stages": {"whole": {**stage, "epochs": 3}, "steps": {**stage, "max_steps": 5}}}
     assert [s.rows for s in cost(spec, GPU, 1).stages] == [21, 20]
+    spec["stages"]["whole"]["data"] = {"sources": [{"path": str(tmp_path / "rows.jsonl"), "weight": 2}]}
+    assert cost(spec, GPU, 1).stages[0].rows == 42
 
 
 def test_memory_that_is_not_enough() -> None:

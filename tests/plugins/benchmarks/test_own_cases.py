@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def write(tmp_path: Path) -> Write:
     return one
 
 
-def scored(name: str, predictions: Path, *options: str, data: Path | None = None) -> Scores:
+def scored(name: str, predictions: Path, *options: str, data: Path | None = None, partial: bool = False) -> Scores:
     chosen = benchmark(name, options)
-    return chosen.score(chosen.read([predictions]), data or predictions.parent)
+    read = replace(chosen.read([predictions]), partial=partial)
+    return chosen.score(read, data or predictions.parent)
 
 
 def told(texts: dict[Any, str]) -> list[dict[str, Any]]:
@@ -115,6 +117,8 @@ class TestGqa:
         assert found.metrics["consistency"] == 50  # question 1 entails 3, which is wrong, and 4
         with pytest.raises(DataError, match="1 questions have no prediction: 3"):
             scored("gqa", write("c.jsonl", told({"1": "yes", "2": "blue"})))
+        part = scored("gqa", write("d.jsonl", told({"1": "yes", "4": "red"})), "consistency=true", partial=True)
+        assert (part.value, part.metrics["consistency"]) == (100, 100)
 
 
 class TestSeed:
@@ -137,6 +141,8 @@ class TestSeed:
         assert (found.metrics["image"], found.metrics["video"]) == (50, 100)
         assert found.value == pytest.approx(200 / 3)
         assert scored("seed", answers, "matching=first_letter", data=data / "SEED-Bench.json").value == 100
+        part = scored("seed", write("p.jsonl", told({7: "A"})), data=data / "SEED-Bench.json", partial=True)
+        assert (part.value, len(part.samples)) == (100, 1)
 
     def test_ids_as_text_and_lost_answers(self, data: Path, write: Write) -> None:
         found = scored("seed", write("a.jsonl", told({"7": "A", 8: "B"})), data=data / "SEED-Bench.json")
@@ -186,6 +192,7 @@ class TestMmlu:
         assert found.metrics["groups"] == {"STEM": 100, "humanities": 0}
         with pytest.raises(DataError, match="1 questions have no answer: astronomy/1"):
             scored("mmlu", write("few.json", {"astronomy": ["A"], "world_religions": ["C"]}), data=data)
+        assert scored("mmlu", write("part.json", {"astronomy": ["A"]}), data=data, partial=True).value == 100
 
     def test_results_of_the_original(self, data: Path, write: Write) -> None:
         names = ",".join(["0", "1", "2", "3", "4", "5", "e_correct", *(f"e_choice{x}_probs" for x in "ABCD")])
@@ -281,6 +288,8 @@ class TestOwnRows:
         assert found.metrics["exact_match"] == pytest.approx(100 / 3)
         assert found.metrics["f1"] == pytest.approx(100 * (0.5 + 1) / 3)
         assert [note for note in found.notes if "1 questions without an answer" in note]
+        part = scored("vqa", write("part.jsonl", told({3: "the dog"})), data=data, partial=True)
+        assert (part.value, len(part.samples), part.notes) == (100, 1, [])
 
     @pytest.mark.parametrize(
         ("row", "message"),
@@ -319,6 +328,8 @@ class TestOwnRows:
         one = scored("caption", write("r.json", results), data=write("captions_val.json", coco))
         two = scored("caption", write("r.jsonl", told(dict.fromkeys(truth, "a red square"))), data=data)
         assert one.metrics == two.metrics
+        part = scored("caption", write("part.jsonl", told({2: truth[2]})), data=data, partial=True)
+        assert (part.metrics["pictures"], part.metrics["rouge_l"], len(part.samples)) == (1, pytest.approx(100), 1)
         assert 0 < one.metrics["cider"] < perfect.metrics["cider"]
 
 

@@ -1,0 +1,120 @@
+"""`lensmith eval --suite`: benchmarks with data of their own, asked of a model that is loaded once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lensmith import loading
+from lensmith.evaluation import answering
+from lensmith.evaluation.answering import Answered, Asked
+
+Lensmith = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which artifacts were loaded; every question is answered with `red`."""
+    loaded: list[Path] = []
+    work = loading.load
+
+    def counted(artifact: Path, **more: Any) -> Any:
+        loaded.append(artifact)
+        return work(artifact, **more)
+
+    def reply(self: object, questions: Sequence[Asked], max_new_tokens: int) -> list[Answered]:
+        return [Answered("red") for _ in questions]
+
+    monkeypatch.setattr(loading, "load", counted)
+    monkeypatch.setattr(answering.ModelAnswerer, "__call__", reply)
+    return loaded
+
+
+def suite(folder: Path, *entries: dict[str, Any]) -> Path:
+    file = folder / "suite.yaml"
+    file.write_text(yaml.safe_dump({"benchmarks": list(entries)}))
+    return file
+
+
+def test_each_has_its_data_options_and_folder(
+    artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith, loads: list[Path]
+) -> None:
+    file = suite(
+        tmp_path,
+        {"name": "vqa", "data": "questions", "label": "short", "limit": 4},
+        {"name": "vqa", "data": "questions/questions.jsonl", "images": "questions/pictures", "options": {"suffix": ""}},
+    )
+    out = tmp_path / "out"
+    code, said, _ = lensmith("eval", artifact, "--suite", file, "--output", out, "--limit", "7", "--json")
+    assert code == 0
+    told = json.loads(said)
+    assert [(one["title"], one["benchmark"], one["samples"]) for one in told] == [
+        ("short", "vqa", 4),
+        ("vqa", "vqa", 7),
+    ]
+    assert loads == [artifact]
+    asked = [json.loads((out / name / "predictions.jsonl").read_text().splitlines()[0]) for name in ("short", "vqa")]
+    assert ["single word" in row["prompt"] for row in asked] == [True, False]
+    _, said, _ = lensmith("eval", artifact, "--suite", file, "--output", out, "--limit", "7")
+    assert str(out / "short") in said
+    assert len(loads) == 1
+
+
+def test_one_that_cannot_be_asked_does_not_stop_the_others(
+    artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith
+) -> None:
+    (questions / "pictures" / "0.png").write_bytes(b"no picture")
+    entries = [
+        {"name": "vqa", "data": "questions", "label": name, "limit": limit} for name, limit in (("bad", 2), ("good", 1))
+    ]
+    (tmp_path / "text.jsonl").write_text('{"id": 1, "question": "Which colour?", "answers": ["red"]}\n')
+    entries[1] |= {"data": "text.jsonl"}
+    command = ("eval", artifact, "--suite", suite(tmp_path, *entries), "--output", tmp_path / "out")
+    code, told, said = lensmith(*command, "--max-new-tokens", "2")
+    assert code == 2
+    assert "bad, question q0: " in said
+    assert "good" in told
+    assert (tmp_path / "out" / "good" / "summary.json").is_file()
+    assert not (tmp_path / "out" / "bad" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "more", "message"),
+    [
+        ([{"name": "vqa", "data": "questions"}] * 2, (), "vqa is there twice; give each a label"),
+        ([{"name": "vqa"}], (), "benchmarks.0.data"),
+        ([], (), "at least 1 item"),
+        ([{"name": "vqa", "data": "questions", "label": "a/b"}], (), "cannot be the name of a folder"),
+        ([{"name": "vqa", "data": "questions", "label": ".."}], (), "cannot be the name of a folder"),
+        ([{"name": "vqx", "data": "questions"}], (), "Did you mean 'vqa'"),
+        ([{"name": "vqa", "data": "questions", "options": {"sufix": ""}}], (), "vqa: vqa has no option 'sufix'"),
+        ([{"name": "vqa", "data": "gone"}], (), "gone: there is no such folder"),
+        ([{"name": "vqa", "data": "questions"}], ("--benchmark", "vqa"), "leave these flags out"),
+    ],
+)
+def test_mistakes(
+    entries: list[dict[str, Any]],
+    more: tuple[str, ...],
+    message: str,
+    artifact: Path,
+    questions: Path,
+    tmp_path: Path,
+    lensmith: Lensmith,
+    loads: list[Path],
+) -> None:
+    command = ("eval", artifact, "--suite", suite(tmp_path, *entries), "--output", tmp_path / "out", *more)
+    code, _, said = lensmith(*command)
+    assert code == 2
+    assert message in said
+    assert not loads
+
+
+def test_something_must_be_asked(artifact: Path, tmp_path: Path, lensmith: Lensmith) -> None:
+    code, _, said = lensmith("eval", artifact, "--output", tmp_path, "--benchmark", "vqa")
+    assert code == 2
+    assert "--benchmark NAMES with --data DIR, or --suite FILE" in said
