@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lensmith.data.batch import Batch
 from lensmith.errors import LensmithError
+from lensmith.fused import fused_cross_entropy, usable
 from lensmith.interfaces.connector import Connector
 from lensmith.interfaces.image_splitter import ImageSplitter
 from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
@@ -75,8 +76,11 @@ class MultimodalModel(nn.Module):
         embeds = self.embed(batch, dummy_picture=dummy_picture)
         hidden = self.language_model(embeds, batch.positions, batch.segments)
         supervised = batch.targets != IGNORE_LABEL
-        head, vocabulary = self.language_model.head, self.language_model.shape.vocabulary
-        return summed_cross_entropy(head, hidden[supervised], batch.targets[supervised], vocabulary)
+        states, targets = hidden[supervised], batch.targets[supervised]
+        projection = self.language_model.projection()
+        if projection is not None and usable(projection, states):
+            return fused_cross_entropy(projection, states, targets)
+        return summed_cross_entropy(self.language_model.head, states, targets, self.language_model.shape.vocabulary)
 
     def embed(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
         """Embeddings (B, T, D) of a batch, picture features in their places.

@@ -84,6 +84,13 @@ class LanguageModel(nn.Module, abc.ABC):
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, vocabulary) of hidden states (…, D)."""
 
+    def projection(self) -> nn.Linear | None:
+        """The layer that `head` is, if it is just that, so that a kernel can compute it together with the loss.
+
+        None, as by default, where anything else happens to the logits (adapters, a scale, a cap).
+        """
+        return None
+
     def memory(self) -> Memory | None:
         """An empty memory for `recall`; None, as by default, where this model has none.
 

@@ -25,6 +25,7 @@ from lensmith.testing.subjects import (
 SIZES = ((1, 1), (3, 200), (33, 57), (225, 223), (640, 361))
 """(width, height) of the pictures that an encoder prepares."""
 _BACKGROUND = (120, 100, 80)
+_ROUNDING = 1e-5
 
 
 def shape(subject: ModuleSubject, kit: Kit) -> None:
@@ -92,6 +93,20 @@ def _width(subject: ModuleSubject, case: Any, module: torch.nn.Module) -> None:
             "embed(ids) gives one vector of width D an id.",
             f"{len(samples[0])} ids became {tuple(hidden.shape)}, D is {subject.declared(case).width}.",
         )
+        _projection(module, hidden)
+
+
+def _projection(module: Any, hidden: torch.Tensor) -> None:
+    layer = module.projection()
+    if layer is None:
+        return
+    with torch.no_grad():
+        off = float((layer(hidden) - module.head(hidden)).abs().max())
+    expect(
+        off < _ROUNDING,
+        "`projection` is the layer that `head` is, and nothing else happens to the logits; else it is None.",
+        f"Its logits differ by up to {off:.2g}.",
+    )
 
 
 def _pixels(subject: EncoderSubject) -> None:

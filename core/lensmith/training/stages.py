@@ -18,6 +18,7 @@ from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join
 from lensmith.errors import ArtifactError, DataError, Interrupted, TrainingError
+from lensmith.fused import fits
 from lensmith.loading import restore
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
@@ -375,5 +376,8 @@ class _Stage:
         display.say(f"  trains {sum(s for _, s in trained):,} of {everything:,} parameters: {shares}")
         packs = "end to end, without padding" if self.pads_because is None else f"padded: {self.pads_because}"
         display.say(f"  rows of a micro-batch lie {packs}")
+        sharded = self.stage.deepspeed.zero == 3
+        if model.language_model.projection() and fits(model.device, precision_of(self.stage)) and not sharded:
+            display.say("  the last layer and the loss are one kernel (liger-kernel)")
         if self.recomputed:
             display.say(f"  computes activations again in the backward pass: {', '.join(self.recomputed)}")

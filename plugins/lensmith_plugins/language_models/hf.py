@@ -21,7 +21,7 @@ from lensmith_plugins.language_models.answers import (
 )
 from lensmith_plugins.language_models.exactness import check_exact
 from lensmith_plugins.language_models.gguf_header import is_gguf
-from lensmith_plugins.language_models.heads import logit_rule
+from lensmith_plugins.language_models.heads import LogitRule, logit_rule
 from lensmith_plugins.language_models.hf_loading import load_network, published_dtype, some
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.memory import DecoderMemory, masks
@@ -135,6 +135,12 @@ class HfCausalLanguageModel(LanguageModel):
     def head(self, hidden: Tensor) -> Tensor:
         """See `LanguageModel.head`."""
         return self._rule(self.network.get_output_embeddings()(hidden))
+
+    def projection(self) -> nn.Linear | None:
+        """See `LanguageModel.projection`. Not a layer that is wrapped, quantised or hooked."""
+        layer = self.network.get_output_embeddings()
+        hooked = layer._forward_hooks or layer._forward_pre_hooks
+        return layer if type(layer) is nn.Linear and not hooked and self._rule == LogitRule() else None
 
     def memory(self) -> DecoderMemory | None:
         """See `LanguageModel.memory`. None where masks by positions are not obeyed: alibi, states instead of keys."""

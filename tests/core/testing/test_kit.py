@@ -22,6 +22,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "demanding": ("spec", "`tiny(folder)` of the spec", "depth: Field required"),
     "heavy": ("light", "neither torch nor transformers", "heavy_plugin.py:5 imports torch"),
     "misdeclared": ("shape", "declares every tensor", "declares layer.weight as (20, 13), and it is (20, 12)"),
+    "capped": ("shape", "`projection` is the layer that `head` is", "Its logits differ by up to"),
     "miscounting": ("tokens", "tokens_out(N) is what forward gives", "tokens_out(16) is 17; forward gave 16"),
     "understated": ("tokens", "No picture takes more positions", "`largest` says 16"),
     "unreached": ("gradients", "Every parameter of a part that trains", "None reached spare.bias, spare.weight"),

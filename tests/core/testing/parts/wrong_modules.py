@@ -164,6 +164,13 @@ class Leaky(HfCausalLanguageModel):
         return super().forward(embeds, positions, segments.clamp(max=1))
 
 
+class Capped(HfCausalLanguageModel):
+    """Something happens to the logits that `projection` does not tell."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return super().head(hidden).tanh()
+
+
 class FineTalk(Conversation):
     def __init__(self, spec: Any) -> None:
         self.spec = spec

@@ -123,11 +123,11 @@ class LostSpec(FineTunerSpec):
         return super().trainable(parts) + qualify("language_model", parts["language_model"])
 
 
-class LeakySpec(HfCausalSpec):
+class CausalSpec(HfCausalSpec):
     """A causal language model."""
 
     @classmethod
-    def tiny(cls, folder: Path) -> LeakySpec:
+    def tiny(cls, folder: Path) -> CausalSpec:
         from lensmith.testing import tiny_llama
 
         return cls(checkpoint=str(tiny_llama(folder)))
@@ -153,7 +153,8 @@ PARTS: dict[str, tuple[Kind, Any, str]] = {
     "sociable": (Kind.VISION_ENCODER, FineEncoderSpec, "Sociable"),
     "restless": (Kind.VISION_ENCODER, FineEncoderSpec, "Restless"),
     "understated": (Kind.IMAGE_SPLITTER, UnderstatedSpec, "FineSplitter"),
-    "leaky": (Kind.LANGUAGE_MODEL, LeakySpec, "Leaky"),
+    "capped": (Kind.LANGUAGE_MODEL, CausalSpec, "Capped"),
+    "leaky": (Kind.LANGUAGE_MODEL, CausalSpec, "Leaky"),
     "asking": (Kind.CONVERSATION, TalkSpec, "Asking"),
     "endless": (Kind.CONVERSATION, TalkSpec, "Endless"),
     "moody": (Kind.CONVERSATION, TalkSpec, "Moody"),
@@ -171,7 +172,7 @@ def lensmith_components() -> list[Component]:
             spec,
             f"wrong_modules:{implementation}",
             f"the part {name}",
-            example=f"name: {name}\n" + ("checkpoint: some/model\n" if spec is LeakySpec else ""),
+            example=f"name: {name}\n" + ("checkpoint: some/model\n" if spec is CausalSpec else ""),
         )
         for name, (kind, spec, implementation) in PARTS.items()
     ]
