@@ -49,18 +49,20 @@ def tokenizer(folder: Path, size: int) -> None:
     ).save_pretrained(folder)
 
 
-def parts(folder: Path, language: dict[str, Any] = LANGUAGE) -> dict[str, Any]:
-    """Save both networks with random weights; the spec's model section."""
+def parts(folder: Path, language: dict[str, Any] = LANGUAGE, dtype: Any = None) -> dict[str, Any]:
+    """Save both networks with random weights (fp32 by default); the spec's model section."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(folder / "encoder")
+    encoder = CLIPVisionModel(CLIPVisionConfig(**VISION))
+    encoder.to(dtype or encoder.dtype).save_pretrained(folder / "encoder")
     size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     (folder / "encoder" / "preprocessor_config.json").write_text(json.dumps(size))
     tokenizer(folder / "language_model", language["vocab_size"])
     ids = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
-    LlamaForCausalLM(LlamaConfig(**(language | ids))).save_pretrained(folder / "language_model")
+    network = LlamaForCausalLM(LlamaConfig(**(language | ids)))
+    network.to(dtype or network.dtype).save_pretrained(folder / "language_model")
     return {
         "vision_encoder": {"name": "clip", "checkpoint": str(folder / "encoder")},
         "image_splitter": "square",
@@ -70,8 +72,11 @@ def parts(folder: Path, language: dict[str, Any] = LANGUAGE) -> dict[str, Any]:
     }
 
 
-def transformers_twin(model: Any, folder: Path) -> Any:
-    """transformers' model with the weights of an assembled one, whose parts `parts` saved in `folder`."""
+def transformers_twin(model: Any, folder: Path, *, share: bool = False) -> Any:
+    """transformers' model with the weights of an assembled one, whose parts `parts` saved in `folder`.
+
+    With `share` the language model's weights are the same tensors, not copies.
+    """
     from transformers import CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     encoder = CLIPVisionModel.from_pretrained(folder / "encoder")
@@ -86,8 +91,8 @@ def transformers_twin(model: Any, folder: Path) -> Any:
     twin = LlavaForConditionalGeneration(config)
     twin.model.vision_tower.load_state_dict(encoder.state_dict())
     network = model.language_model.network
-    twin.model.language_model.load_state_dict(network.model.state_dict())
-    twin.lm_head.load_state_dict(network.lm_head.state_dict())
+    twin.model.language_model.load_state_dict(network.model.state_dict(keep_vars=share), assign=share)
+    twin.lm_head.load_state_dict(network.lm_head.state_dict(keep_vars=share), assign=share)
     ours = list(model.connector.parameters())
     theirs = list(twin.model.multi_modal_projector.parameters())
     for one, other in zip(theirs, ours, strict=True):

@@ -121,7 +121,7 @@ class Bench:
 
         if name.startswith("transformers"):
             twin = self._twin()
-            return lambda rows: _padded(twin, collate([self.reader.sample(r) for r in rows], self.pad)), lambda: [
+            return lambda rows: padded_loss(twin, collate([self.reader.sample(r) for r in rows], self.pad)), lambda: [
                 *twin.model.language_model.parameters(),
                 *twin.model.multi_modal_projector.parameters(),
             ]
@@ -161,7 +161,8 @@ class Bench:
         return int((batch.segments > 0).sum()), batch.ids.numel()
 
 
-def _padded(twin: Any, batch: Any) -> Any:
+def padded_loss(twin: Any, batch: Any) -> Any:
+    """transformers' loss of a padded batch: the mean over its supervised positions."""
     import torch
 
     ids, labels = batch.ids.clone(), torch.full_like(batch.ids, -100)
