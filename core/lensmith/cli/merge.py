@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-class Precision(str, enum.Enum):
+class Precision(enum.StrEnum):
     """Types that weights can be merged in."""
 
     FP32 = "fp32"

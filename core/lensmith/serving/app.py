@@ -170,7 +170,7 @@ class _Answer:
                 try:
                     ended = await asyncio.wait_for(self.pieces.get(), _LOOK)
                     break
-                except (asyncio.TimeoutError, TimeoutError):
+                except TimeoutError:
                     if await request.is_disconnected():
                         return Response(status_code=_CLOSED)
         finally:

@@ -49,7 +49,7 @@ class BodyLimit:
             nonlocal size, whole
             try:
                 message = await (receive() if whole else asyncio.wait_for(receive(), _SILENCE))
-            except (asyncio.TimeoutError, TimeoutError):
+            except TimeoutError:
                 raise HTTPException(408, f"no byte in {_SILENCE} seconds", {"Connection": "close"}) from None
             whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
@@ -65,7 +65,7 @@ class BodyLimit:
         while more and passed <= _PASSED_OVER * self.limit:
             try:
                 message = await asyncio.wait_for(receive(), _SILENCE)
-            except (asyncio.TimeoutError, TimeoutError):
+            except TimeoutError:
                 return
             passed += len(message.get("body", b""))
             more = message.get("more_body", False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -264,8 +263,6 @@ def _lines_of_json(text: str, base: Path) -> dict[SpecKeys, int]:
 
 
 def _toml(text: str, path: Path) -> Any:
-    if sys.version_info < (3, 11):
-        raise SpecError([Problem("", "TOML specs need Python 3.11 or newer; use YAML or JSON", str(path))])
     import tomllib
 
     try:

@@ -14,7 +14,7 @@ from lensmith_plugins.vision_encoders import clip_shape, dinov2_shape, siglip_sh
 from lensmith_plugins.vision_encoders.vit_shape import blocks_before
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class TransformersSpec(VisionEncoderSpec, abc.ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +13,6 @@ import lensmith
 from lensmith.cli.commands import build
 from lensmith.scaffold import kinds, new_package, package_names, written_files
 from lensmith_registry import Component, Kind, Plugin, Registry, discover
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    tomllib = pytest.importorskip("tomli")
 
 
 @pytest.fixture(scope="module")

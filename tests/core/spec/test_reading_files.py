@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from lensmith.spec.yaml import MAX_DEPTH, read_document
 Told = Callable[..., str]
 Write = Callable[[str, str], Path]
 
-toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 TOML = """
 [model]
 image_splitter = "pad"
@@ -42,7 +40,6 @@ def refusal(path: Path) -> str:
     return str(problem)
 
 
-@toml
 def test_the_three_languages_say_the_same(base: Path, write: Write) -> None:
     data = read_document(base).data
     from_json = write("specs/base.json", json.dumps(data))
@@ -57,8 +54,6 @@ def test_a_path_may_be_given_as_text(base: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".toml"])
 def test_a_byte_order_mark_is_skipped(suffix: str, tmp_path: Path) -> None:
-    if suffix == ".toml" and sys.version_info < (3, 11):
-        pytest.skip("tomllib came with Python 3.11")
     text = {".json": '{"output": "é"}', ".toml": 'output = "é"'}.get(suffix, "output: é")
     file = tmp_path / f"bom{suffix}"
     file.write_text(text, encoding="utf-8-sig")
@@ -112,7 +107,6 @@ def test_json_that_is_refused(text: str, message: str, tmp_path: Path) -> None:
     assert message in told
 
 
-@toml
 @pytest.mark.parametrize(
     ("text", "message"),
     [
