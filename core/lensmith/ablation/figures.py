@@ -94,8 +94,10 @@ def _relative(lines: Mapping[str, Line], result: StudyResult) -> Figure:
             panel.plot([*angles, angles[0]], [*values, values[0]], label=called, marker=".")
         panel.set_ylim(0, 105)
         panel.set_xticks(angles, names)
-        panel.set_title("per cent of the best variant's score")
-        panel.legend(loc="upper left", bbox_to_anchor=(0.0, -0.05), fontsize="small")
+        for angle, label in zip(angles, panel.get_xticklabels(), strict=True):  # beside the circle, not across it
+            label.set_horizontalalignment(("center", "left", "right")[round(math.cos(angle))])
+        panel.set_title("per cent of the best variant's score", pad=20)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize="small", ncols=2)
         return figure
     figure = Figure(figsize=(8, 0.5 * len(lines) * max(1, len(names)) + 1.5), layout="constrained")
     panel = figure.subplots()

@@ -144,7 +144,7 @@ def collect(study: StudySpec, found: Sequence[Variant], work: Work) -> StudyResu
             if cells:
                 by_title[title] = estimate([value for value, _ in cells], cells[0][1])
         cost = _cost(study, variant, work)
-        lines.append(Line(variant, difference(variant, found[0]), by_title, cost))
+        lines.append(Line(variant, difference(variant, found[0], study), by_title, cost))
     verdicts = [_verdict(finding, study, found, table) for finding in study.findings]
     return StudyResult(lines, verdicts, titles)
 

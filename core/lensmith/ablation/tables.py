@@ -43,16 +43,10 @@ def markdown(result: StudyResult, study: StudySpec, figures: Sequence[str] = ())
         [[line.variant.name, _changes(line) or "the reference"] for line in result.lines],
     )
     lines += ["", "## Cost", ""]
+    hours = [f"GPU hours ({study.hardware})", "of the last stage"] if study.hardware else []
     lines += _table(
-        [
-            "variant",
-            "trained parameters",
-            "FLOP",
-            f"GPU hours ({study.hardware or 'no hardware named'})",
-            "of the last stage",
-            "minutes here",
-        ],
-        [[line.variant.name, *_costs(line)] for line in result.lines],
+        ["variant", "trained parameters", "FLOP", *hours, "minutes here"],
+        [[line.variant.name, *_costs(line, hours=bool(hours))] for line in result.lines],
     )
     if result.verdicts:
         lines += ["", "## Published findings", ""]
@@ -106,13 +100,13 @@ def _changes(line: Line) -> str:
     return "; ".join(f"`{path}`: {label_of(a)} → {label_of(b)}" for path, (a, b) in line.changes.items())
 
 
-def _costs(line: Line) -> list[str]:
+def _costs(line: Line, *, hours: bool) -> list[str]:
     cost = line.cost
+    planned = [cost.gpu_hours, cost.last_gpu_hours] if hours else []
     return [
         f"{cost.trainable:,}",
         "-" if cost.flops is None else f"{cost.flops:.2e}",
-        "-" if cost.gpu_hours is None else f"{cost.gpu_hours:.3g}",
-        "-" if cost.last_gpu_hours is None else f"{cost.last_gpu_hours:.3g}",
+        *("-" if value is None else f"{value:.3g}" for value in planned),
         "-" if cost.seconds is None else f"{cost.seconds / 60:.1f}",
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lensmith.ablation.study import Settings, StudySpec, labels_of
 from lensmith.errors import Problem, SpecError
-from lensmith.spec.build import load_spec
+from lensmith.spec.build import dump, load_spec
 from lensmith.spec.run import RunSpec
 
 
@@ -105,8 +105,33 @@ def _variant(study: StudySpec, picked: Sequence[int]) -> Variant:
     return Variant(name or ("reference" if study.axes else "base"), choices, settings)
 
 
-def difference(variant: Variant, reference: Variant) -> dict[str, tuple[Any, Any]]:
-    """What a variant sets otherwise than another, by path: (there, here); None where one does not set it."""
+def difference(variant: Variant, reference: Variant, study: StudySpec) -> dict[str, tuple[Any, Any]]:
+    """What a variant has otherwise than another, by path: (there, here); None where a spec has no such path.
+
+    What only one of them sets is for the other what its resolved spec says, a part by its name.
+    """
     paths = [*reference.settings, *(p for p in variant.settings if p not in reference.settings)]
-    pairs = {path: (reference.settings.get(path), variant.settings.get(path)) for path in paths}
+    differing = [path for path in paths if reference.settings.get(path) != variant.settings.get(path)]
+    resolved = [dump(each.spec(study)) for each in (reference, variant)] if differing else []
+    pairs = {}
+    for path in differing:
+        there, here = (
+            each.settings[path] if path in each.settings else _at(plain, path, Path(study.base).parent)
+            for each, plain in zip((reference, variant), resolved, strict=True)
+        )
+        pairs[path] = (there, here)
     return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _at(plain: Any, path: str, folder: Path) -> Any:
+    """A value of a resolved spec, paths told from the folder of the base as a study would."""
+    for key in path.split("."):
+        if isinstance(plain, Mapping):
+            plain = plain.get(key)
+        elif isinstance(plain, list) and key.isdigit() and int(key) < len(plain):
+            plain = plain[int(key)]
+        else:
+            return None
+    if isinstance(plain, str) and plain.startswith(f"{folder}/"):
+        return plain.removeprefix(f"{folder}/")
+    return plain["name"] if isinstance(plain, Mapping) and "name" in plain else plain

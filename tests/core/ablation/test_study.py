@@ -13,7 +13,7 @@ import pytest
 from lensmith.ablation.engine import ablate, overview, prepare, report
 from lensmith.ablation.results import estimate
 from lensmith.ablation.study import read_study
-from lensmith.ablation.variants import variants
+from lensmith.ablation.variants import difference, variants
 from lensmith.errors import LensmithError, SpecError
 from lensmith.evaluation.suite import read_suite
 from lensmith.files import write_json
@@ -162,6 +162,29 @@ def test_mistakes(study: Callable[..., Path], fields: dict[str, Any], said: str,
 def test_an_unknown_preset_is_named(study: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="there is no preset 'fast'; the study has quick"):
         prepare(study(presets={"quick": {}}), tmp_path / "out", "fast")
+
+
+def test_what_a_variant_changes_is_told_by_both_specs(study: Callable[..., Path], tmp_path: Path) -> None:
+    """Also where only one of them sets a path: the other has its base's value."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text())
+    choices: dict[str, Any] = {
+        "base": {},
+        "other": {
+            f"{TUNE}.data.sources.0.path": "more/rows.jsonl",
+            "model.connector.depth": 3,
+            "model.image_splitter": {"name": "square"},
+            "stages.align.max_steps": 2,
+        },
+    }
+    read = read_study(study(axes={"what": choices}))
+    reference, other = variants(read)
+    changes = difference(other, reference, read)
+    assert changes[f"{TUNE}.data.sources.0.path"] == ("rows.jsonl", "more/rows.jsonl")
+    assert changes["model.connector.depth"] == (2, 3)
+    assert changes["model.image_splitter"] == ("pad", {"name": "square"})
+    assert difference(reference, other, read)["model.connector.depth"] == (3, 2)
+    assert difference(reference, reference, read) == {}
 
 
 class TestSharing:
