@@ -144,9 +144,11 @@ class Evaluation:
             except LensmithError as error:
                 failed.append(error)
         if failed:
-            raise failed[0] if len(failed) == 1 else LensmithError("\n".join(map(str, failed)))
+            raise _together(failed)
 
-    def score(self, judge_of: JudgeOf = lambda job: None, telling: Telling | None = None) -> list[dict[str, Any]]:
+    def score(
+        self, judge_of: JudgeOf = lambda job: None, telling: Telling | None = None
+    ) -> tuple[list[dict[str, Any]], LensmithError | None]:
         """Score what is answered and write predictions, scores, submission and report of each benchmark.
 
         A benchmark whose questions are not all answered is left out, unless that leaves nothing.
@@ -156,24 +158,33 @@ class Evaluation:
             telling: what is made of the scores.
 
         Returns:
-            The summaries, see `lensmith.evaluation.summary`.
+            The summaries, see `lensmith.evaluation.summary`, and what stopped benchmarks that are not among them (a
+            judge that fails).
 
         Raises:
             LensmithError: questions of every benchmark are still open.
         """
         telling = telling or Telling()
         complete = [job for job in self.jobs if job.complete()]
-        return [
-            finish(
-                job,
-                judge_of(job) if job.benchmark.judged else None,
-                artifact=str(self.artifact),
-                resamples=telling.resamples,
-                report_samples=telling.report_samples,
-                say=say,
-            )
-            for job in complete or self.jobs
-        ]
+        told: list[dict[str, Any]] = []
+        failed: list[LensmithError] = []
+        for job in complete or self.jobs:
+            try:
+                judge = judge_of(job) if job.benchmark.judged else None
+                one = finish(
+                    job,
+                    judge,
+                    artifact=str(self.artifact),
+                    resamples=telling.resamples,
+                    report_samples=telling.report_samples,
+                    say=say,
+                )
+                told.append(one)
+            except LensmithError as error:
+                failed.append(error)
+        if failed and not complete:
+            raise _together(failed)
+        return told, _together(failed) if failed else None
 
     def run(
         self, judge_of: JudgeOf = lambda job: None, telling: Telling | None = None
@@ -184,16 +195,24 @@ class Evaluation:
             The summaries, and what stopped benchmarks that are not among them.
 
         Raises:
-            LensmithError: no benchmark could be answered.
+            LensmithError: no benchmark could be scored.
         """
-        failure = None
+        failed = []
         try:
             self.answer()
         except LensmithError as error:
             if not any(job.complete() for job in self.jobs):
                 raise
-            failure = error
-        return self.score(judge_of, telling), failure
+            failed.append(error)
+        told, failure = self.score(judge_of, telling)
+        failed += [failure] if failure else []
+        if failed and not told:
+            raise _together(failed)
+        return told, _together(failed) if failed else None
+
+
+def _together(errors: Sequence[LensmithError]) -> LensmithError:
+    return errors[0] if len(errors) == 1 else LensmithError("\n".join(map(str, errors)))
 
 
 def evaluate(

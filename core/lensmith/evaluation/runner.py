@@ -227,7 +227,10 @@ def finish(
         say: called with messages for the user.
 
     Returns:
-        The summary; its `score` is None where the benchmark can only be scored elsewhere, and `unscored` says why.
+        The summary; its `score` is None where the data cannot be scored here (a test split), and `unscored` says why.
+
+    Raises:
+        LensmithError: the judge failed, or a library is missing; nothing is written, and another call goes on.
     """
     predictions = replace(job.benchmark.read([write_predictions(job)]), partial=job.partial)
     submission = [] if job.partial else _submission(job, predictions, say)
@@ -239,7 +242,7 @@ def finish(
         told = summary(job.name, job.benchmark, scores, resamples=resamples)
         if job.partial:
             told["notes"].append(f"asked the first {len(job.items)} of {job.whole} questions, and nothing else counts")
-    except LensmithError as error:
+    except DataError as error:
         told = {"benchmark": job.name, "score": None, "unscored": str(error), "samples": len(job.items), "notes": []}
         say(f"{job.title}: not scored: {error}")
     told |= {"title": job.title, "artifact": artifact, "submission": submission, "not_asked": failed}

@@ -83,6 +83,33 @@ def test_one_that_cannot_be_asked_does_not_stop_the_others(
     assert not (tmp_path / "out" / "bad" / "summary.json").exists()
 
 
+def test_a_judge_that_fails_does_not_stop_the_others_and_is_asked_again(
+    artifact: Path, tmp_path: Path, lensmith: Lensmith, judge: Any, loads: list[Path]
+) -> None:
+    pytest.importorskip("openai")
+
+    def write(name: str, entry: dict[str, Any]) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(entry) + "\n")
+
+    write("bench/question.jsonl", {"question_id": 0, "text": "What?", "category": "generic"})
+    write("bench/answers_reference.jsonl", {"question_id": 0, "text": "That."})
+    write("text.jsonl", {"id": 1, "question": "Which colour?", "answers": ["red"]})
+    file = suite(tmp_path, {"name": "vicuna80", "data": "bench"}, {"name": "vqa", "data": "text.jsonl"})
+    out = tmp_path / "out"
+    asking = ("eval", artifact, "--suite", file, "--output", out, "--judge-url", judge.url, "--yes")
+    judge.script = lambda request: 400
+    code, told, said = lensmith(*asking)
+    assert code == 2
+    assert "the judge gpt-4 did not answer" in said
+    assert "exact_match" in told or "vqa_accuracy" in told
+    assert (out / "vqa" / "summary.json").is_file()
+    assert not (out / "vicuna80" / "summary.json").exists()
+    judge.script = lambda request: "8 6"
+    assert lensmith(*asking)[0] == 0
+    assert json.loads((out / "vicuna80" / "summary.json").read_text())["score"] == pytest.approx(75.0)
+
+
 @pytest.mark.parametrize(
     ("entries", "more", "message"),
     [
