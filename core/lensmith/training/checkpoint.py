@@ -292,13 +292,20 @@ def _inventory(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same(folder: Path, expected: dict[str, Any]) -> None:
+def check_same(
+    folder: Path, expected: dict[str, Any], as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda stored: stored
+) -> None:
     """Refuse to go on with another spec than the checkpoint's.
+
+    Args:
+        folder: of the checkpoint.
+        expected: of the run that goes on.
+        as_now: what an older release wrote, in the words of this one.
 
     Raises:
         ArtifactError: naming the fields that differ, with both values.
     """
-    stored = Manifest.read(folder).data["stage"]
+    stored = as_now(Manifest.read(folder).data["stage"])
     changed = dict(sorted(_differences(stored, expected).items()))
     if changed:
         values = "; ".join(f"{name} was {then!r}, is {now!r}" for name, (then, now) in list(changed.items())[:8])

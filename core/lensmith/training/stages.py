@@ -17,9 +17,10 @@ from lensmith.artifacts import MANIFEST, Manifest, Provenance
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join
-from lensmith.errors import ArtifactError, DataError, Interrupted, TrainingError
+from lensmith.errors import ArtifactError, DataError, Interrupted, SpecError, TrainingError
 from lensmith.fused import fits
 from lensmith.loading import restore
+from lensmith.spec.build import load_spec
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
 from lensmith.training.engine import Engine, precision_of
@@ -71,7 +72,7 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
     for name, stage in spec.stages.items():
         artifact = options.output / name
         if artifact.exists() and (options.resume or (options.only is not None and name != options.only)):
-            checkpoint.check_same(artifact, _identity(spec, name, stage))
+            checkpoint.check_same(artifact, _identity(spec, name, stage), _as_now)
         elif options.only is None or name == options.only:
             stopped = _Stage(spec, name, stage, previous, options).run(artifact)
             last = name in (options.only, list(spec.stages)[-1])
@@ -113,6 +114,15 @@ def _identity(spec: RunSpec, name: str, stage: StageSpec) -> dict[str, Any]:
     dumped = stage.model_dump(mode="json", exclude={"checkpoints": True, "cache": True, "data": {"workers"}})
     start = str(spec.start_from) if spec.start_from is not None else None
     return {"name": name, "spec": dumped, "model": spec.model.model_dump(mode="json"), "start_from": start}
+
+
+def _as_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """The record of a stage with the fields that came after it was written, at their defaults."""
+    try:
+        spec = load_spec({"model": stored["model"], "stages": {stored["name"]: stored["spec"]}})
+    except (KeyError, SpecError):  # as it is, it differs, and the message says in what
+        return stored
+    return {**_identity(spec, stored["name"], spec.stages[stored["name"]]), "start_from": stored.get("start_from")}
 
 
 def _different_parts(theirs: dict[str, Any], ours: ModelSpec) -> list[str]:
@@ -225,7 +235,7 @@ class _Stage:
         if self.main:
             for message in found.damaged:
                 print(f"{message}; going on from {found.folder.name} instead", file=sys.stderr)
-        checkpoint.check_same(found.folder, _identity(self.spec, self.name, self.stage))
+        checkpoint.check_same(found.folder, _identity(self.spec, self.name, self.stage), _as_now)
         checkpoint.check_world(found.folder)
         if Manifest.read(found.folder).data.get("starts_from") != self.beginning:
             raise TrainingError(

@@ -87,6 +87,21 @@ def assert_as_if_nothing_had_happened(run: Any, uninterrupted: Any) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_checkpoint_from_before_a_field_existed(begun: Any, spec_with_dropout: dict[str, Any]) -> None:
+    """A field that came since counts as its default, and as a difference where the spec sets it otherwise."""
+    for file in begun.folder.rglob("manifest.json"):
+        manifest = json.loads(file.read_text())
+        del manifest["stage"]["spec"]["tf32"], manifest["stage"]["model"]["connector"]["input_norm"]
+        file.write_text(json.dumps(manifest))
+        inventory = file.with_name("resume.json")
+        listed = json.loads(inventory.read_text())
+        inventory.write_text(json.dumps({**listed, "manifest": files.sha256(file)}))
+    with pytest.raises(ArtifactError, match=r"spec\.tf32 differ \(spec\.tf32 was False, is True\)"):
+        lensmith.train(varied(spec_with_dropout, tf32=True), output=begun.folder, resume=True)
+    lensmith.train(spec_with_dropout, output=begun.folder, resume=True)
+    assert begun.manifest("tune")["step"] == STEPS
+
+
 def test_dropout_is_on_while_training(
     lab: Any, spec_with_dropout: dict[str, Any], uninterrupted: Any, tmp_path: Path
 ) -> None:
