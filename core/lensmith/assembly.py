@@ -13,6 +13,7 @@ from lensmith import parts
 from lensmith.data.sample import PicturePipeline
 from lensmith.dims import LARGE_PARTS, join
 from lensmith.errors import LensmithError
+from lensmith.features.refusals import drawn_views
 from lensmith.interfaces.loading import Loading
 from lensmith.interfaces.text import Conversation
 from lensmith.model import MultimodalModel
@@ -99,6 +100,7 @@ def _assemble(
         preprocessing=encoder_class.preprocessing(model.vision_encoder),
         encoder=encoder.shape,
         connector=dimensions.connector,
+        drawn=drawn_views(model.vision_encoder, model.image_splitter) is not None,
     )
     assembled = MultimodalModel(model, encoder, splitter, connector.to(plain.dtype), language_model, template, pictures)
     assembled.changed.update(part for part in LARGE_PARTS if getattr(model, part).fresh())

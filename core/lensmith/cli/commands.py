@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -66,6 +67,19 @@ def build(only: str | None = None) -> typer.Typer:
     return app
 
 
-def _begin(context: typer.Context) -> None:
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"lensmith {version('lensmith')}")
+        raise typer.Exit
+
+
+def _begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     if context.invoked_subcommand not in _SHORT:
         gc.enable()

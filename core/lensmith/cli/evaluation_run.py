@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder that a stage wrote, or a checkpoint.")],
-    output: Annotated[Path, typer.Option("--output", "-O", help="Folder of the results, one in it a benchmark.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-O", help="Folder of the results; in it one folder for each benchmark.")
+    ],
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Names, with commas between them.")] = None,
     data: Annotated[
         Path | None,
@@ -41,11 +43,15 @@ def evaluate(
     ] = None,
     suite: Annotated[
         Path | None,
-        typer.Option("--suite", "-s", help="File that names benchmarks, each with its data; instead of the two above."),
+        typer.Option(
+            "--suite",
+            "-s",
+            help="File of benchmarks with their data; instead of --benchmark, --data, --images, --option.",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Where a base has moved: language_model.checkpoint=PATH"),
+        typer.Argument(metavar="KEY=VALUE", help="Where a base has moved: language_model.checkpoint=PATH"),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the pictures; by default the data's.")
@@ -53,7 +59,10 @@ def evaluate(
     options: OptionOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions that are answered together.")] = 8,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Ask every N-th question from the I-th (from 0) on; then score nothing.")
+        str,
+        typer.Option(
+            metavar="I/N", help="Ask every N-th question from the I-th (from 0) on; with N above 1, score nothing."
+        ),
     ] = "0/1",
     nproc: Annotated[
         int, typer.Option(min=1, help="Processes, each with its share and, where there are, its GPU.")

@@ -46,6 +46,10 @@ def plan(
     if hardware is not None and len(overrides) >= 2 and overrides[0].lower() == "x" and overrides[1].isdigit():
         hardware = f"{hardware} x {overrides[1]}"  # --hardware a100-80g x 8, without quotes
         del overrides[:2]
+    told = {"--rows": rows, "--utilisation": utilisation, "--price": price, "--tflops": tflops}
+    told |= {"--gpu-memory": gpu_memory}
+    if hardware is None and (idle := [flag for flag, value in told.items() if value]):
+        raise SpecError([Problem(", ".join(idle), "is about costs; say --hardware GPU too")])
     costed = None
     if hardware is not None:
         from lensmith.planning.budget import budget
@@ -133,7 +137,8 @@ def _print_budget(costed: Budget) -> None:
         for zero, need in stage.memory.items():
             said = f"{need.fitting:,}" if need.fitting else "none fits"
             sizes = [f"{size / 1e9:.1f} GB" for size in (need.model, need.row)]
-            table.append((stage.name, f"ZeRO-{zero}", *sizes, said, "yes" if need.enough else "no: lower batch.micro"))
+            cure = "lower batch.micro" if need.fitting else "more GPUs, a higher ZeRO stage or offloading"
+            table.append((stage.name, f"ZeRO-{zero}", *sizes, said, "yes" if need.enough else f"no: {cure}"))
     print_table(("STAGE", "", "MODEL", "A ROW", "ROWS AT ONCE", "ENOUGH FOR THE STAGE"), table)
 
 

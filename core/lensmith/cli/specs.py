@@ -12,10 +12,12 @@ from lensmith.cli.catalog import JsonOption
 from lensmith.cli.output import print_json
 from lensmith.errors import Problem, SpecError
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file: YAML, JSON or TOML.")]
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="Spec file (YAML, JSON or TOML), or a shipped recipe.")
+]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. model.connector.depth=3 stages.tune.lr=1e-4"),
+    typer.Argument(metavar="KEY=VALUE", help="Dotted overrides, e.g. model.connector.depth=3 stages.tune.lr=1e-4"),
 ]
 
 

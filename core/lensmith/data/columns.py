@@ -28,6 +28,8 @@ FOLDER = ".lensmith"
 WORTH_KEEPING = 4 << 20
 """Bytes of a file from which on its columns are kept."""
 _FORMAT = 1
+_PURPOSES = 8
+"""Columns of one kind that a file keeps: tokenizers, templates and fractions that take turns."""
 _BLOCK = 1 << 16
 
 Column = NDArray[Any]
@@ -47,7 +49,7 @@ def column(file: Path, kind: str, make: Callable[[], Column], depends: str = "")
     """
     if file.stat().st_size < WORTH_KEEPING:
         return make()
-    name = f"{file.name}.{kind}.{_key(file, depends)}.npy"
+    name = _name(file, kind, depends)
     made: Column | None = None
     for folder in (file.absolute().parent / FOLDER, _cache(file)):
         if (kept := _mapped(folder / name)) is not None:
@@ -66,7 +68,7 @@ def column(file: Path, kind: str, make: Callable[[], Column], depends: str = "")
                         os.fsync(unfinished.fileno())
                         path.chmod(0o644)
                         # A file that changed meanwhile has a column of neither content.
-                        if name != f"{file.name}.{kind}.{_key(file, depends)}.npy":
+                        if name != _name(file, kind, depends):
                             return made
                         path.replace(folder / name)
                     finally:
@@ -83,10 +85,14 @@ def content_hash(file: Path, digest: Callable[[Path], str]) -> str:
     return bytes(column(file, "hash", lambda: np.frombuffer(digest(file).encode(), dtype=np.uint8))).decode()
 
 
-def _key(file: Path, depends: str) -> str:
-    """What tells one content, and one purpose, from another."""
+def _name(file: Path, kind: str, depends: str) -> str:
+    return f"{file.name}.{kind}.{_content(file)}.{hashlib.sha256(depends.encode()).hexdigest()[:8]}.npy"
+
+
+def _content(file: Path) -> str:
+    """What tells one content from another."""
     status = file.stat()
-    said = [_FORMAT, status.st_size, status.st_mtime_ns, status.st_ctime_ns, depends]
+    said = [_FORMAT, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     digest = hashlib.sha256(json.dumps(said).encode())
     with file.open("rb") as opened:
         for start in (0, status.st_size // 2, max(0, status.st_size - _BLOCK)):
@@ -127,8 +133,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _forget(folder: Path, file: Path, kind: str, name: str) -> None:
-    """Delete the columns of what the file was before; who has one mapped keeps it."""
-    prefix = f"{file.name}.{kind}."
+    """Delete the columns of what the file was before, and of many purposes the oldest; who has one mapped keeps it."""
+    content = name.rpartition(".npy")[0].rpartition(".")[0]
+    now: list[tuple[float, Path]] = []
     for other in folder.iterdir():
-        if other.name.startswith(prefix) and other.suffix == ".npy" and other.name != name:
+        if not other.name.startswith(f"{file.name}.{kind}.") or other.suffix != ".npy":
+            continue
+        if not other.name.startswith(f"{content}."):
             other.unlink(missing_ok=True)
+        elif other.name != name:
+            with suppress(FileNotFoundError):
+                now.append((other.stat().st_mtime, other))
+    for _, other in sorted(now)[: -(_PURPOSES - 1)]:
+        other.unlink(missing_ok=True)

@@ -82,6 +82,8 @@ class PicturePipeline:
     encoder: VisionShape
     connector: ConnectorShape
     features: KnownPictures | None = None
+    drawn: bool = False
+    """Whether a picture comes out otherwise each time (augmentation)."""
 
     def open(self, root: Path, name: str, instruction: str = "") -> Picture:
         """Read and prepare one file below `root`."""
@@ -91,7 +93,7 @@ class PicturePipeline:
             return Picture(nothing, self.layout(*size), instruction, features)
         path = resolve_inside(root, name)
         picture = self.prepare(open_picture(path, self.policy), instruction)
-        picture.file = str(path)
+        picture.file = "" if self.drawn else str(path)
         return picture
 
     def layout(self, height: int, width: int) -> TileLayout:

@@ -72,9 +72,11 @@ class Answers:
         self._file = self._path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._file.close()
             raise LensmithError(f"{self._path}: another process is answering this shard") from error
+        except OSError:  # a file system without locks
+            pass
         self._drop_half_line()
 
     def __enter__(self) -> Answers:

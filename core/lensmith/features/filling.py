@@ -7,8 +7,8 @@ Views are encoded in groups of a fixed size, so a picture's features do not depe
 from __future__ import annotations
 
 import json
-import os
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_all_start_methods
@@ -30,6 +30,7 @@ from lensmith.features.refusals import ENCODER_TRAINS
 from lensmith.features.store import KnownFile, Location, Store, Writer
 from lensmith.features.table import Table, key_array
 from lensmith.training import distributed
+from lensmith.training.hardware import accelerator
 
 if TYPE_CHECKING:
     from lensmith.data.reader import RowReader
@@ -85,7 +86,7 @@ def attach(
     model.vision_encoder.eval()
     root = stage.cache.folder or folders.default_folder()
     home = keys.device_of(model.vision_encoder)
-    model.vision_encoder.to(_accelerator())
+    model.vision_encoder.to(accelerator())
     try:
         with torch.no_grad():
             return _Filling(model, reader, stage, root, say).run(rows)
@@ -218,8 +219,14 @@ class _Filling:
 
     def has_content(self, picture: Shown) -> bool:
         """Whether a picture with the same bytes has features."""
-        prepared = _Missing(self.pictures, self.store, [picture])[0]
-        return not isinstance(prepared, str) and prepared.pixels is None
+        if not len(self.store):
+            return False
+        try:
+            path = resolve_inside(picture.root, picture.name)
+            layout = self.pictures.layout(*picture_size(path, self.pictures.policy))
+            return self.store.find(keys.entry_key(keys.content_key(path), layout)) is not None
+        except (LensmithError, OSError, ValueError):
+            return False
 
     def fill(self, missing: Sequence[Shown]) -> _Found:
         """Encode and write."""
@@ -314,7 +321,7 @@ def open_folder(root: Path, encoding: keys.Encoding) -> Path:
         about = folder / folders.ABOUT
         if not about.is_file():
             text = json.dumps(encoding.about, indent=2, ensure_ascii=False) + "\n"
-            temporary = about.with_name(f"{store.TEMPORARY}{os.getpid()}-{about.name}")
+            temporary = about.with_name(f"{store.TEMPORARY}{uuid.uuid4().hex}-{about.name}")
             temporary.write_text(text, encoding="utf-8")
             temporary.rename(about)
         try:
@@ -422,13 +429,3 @@ def _gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.world()
     dist.all_gather_object(values, value)
     return values
-
-
-def _accelerator() -> torch.device:
-    """Where this rank will train."""
-    from lensmith.training.engine import quiet
-
-    quiet()
-    from deepspeed.accelerator import get_accelerator
-
-    return torch.device(get_accelerator().device_name(int(os.environ.get("LOCAL_RANK", "0"))))

@@ -18,6 +18,7 @@ import os
 import struct
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 60.0
 """Features that a process holds back until it writes a shard, and for how long; what a kill loses at most."""
 TEMPORARY = ".writing-"
+ABANDONED = 600.0
+"""Seconds after which nobody writes a file any more that nothing was added to."""
 
 
 class Location(NamedTuple):
@@ -191,7 +194,7 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
     try:
         save_file(tensors, temporary)
         _sync(temporary)
@@ -203,10 +206,17 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what kills left half-written; only while nobody else writes."""
+def sweep(folder: Path, older: float = ABANDONED) -> None:
+    """Delete what kills left half-written.
+
+    Args:
+        folder: of the features.
+        older: seconds for which nothing was written to it; who opens the folder, or has no locks, may write now.
+    """
     for left in folder.glob(f"{TEMPORARY}*"):
-        left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > older:
+                left.unlink()
 
 
 @dataclass(frozen=True)

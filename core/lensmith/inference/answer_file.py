@@ -106,10 +106,12 @@ class AnswerFile:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise DataError(
                 f"{self.path} is being written by another process; wait, or name another --output"
             ) from None
+        except OSError:  # a file system without locks
+            return
 
     def _repair(self) -> None:
         """Take off what comes after the last whole line."""

@@ -47,7 +47,7 @@ KNOWN = {
 }
 """By name: the makers' dense 16-bit figures and memory."""
 
-_NUMBERED = re.compile(r"(?:(?P<before>\d+)\s*x\s*)?(?P<name>.+?)(?:\s*x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:(?P<before>\d+)\s*x\s+)?(?P<name>.+?)(?:\s+x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
 
 
 def parse_hardware(

@@ -66,7 +66,12 @@ def _file_or_recipe(source: Path, registry: Registry) -> Path:
     with suppress(OSError):  # a name too long for a file is not a recipe's either
         if source.exists():
             return source
-    return recipes(registry).get(str(source), source)
+    shipped = recipes(registry)
+    if str(source) in shipped or source.suffix or source.parent != Path():
+        return shipped.get(str(source), source)
+    raise SpecError(
+        [Problem("", f"{str(source)!r} is neither a spec file nor a recipe.{_known(str(source), shipped)}")]
+    )
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -211,13 +216,14 @@ def _find(name: str, place: str, registry: Registry) -> Path:
         files = " and ".join(map(str, claims))
         raise SpecError([Problem("extends", f"the recipe {str(name)!r} is offered twice, by {files}", place)])
     shipped = recipes(registry)
+    message = f"{str(name)!r} is neither a spec file (there is no {beside}) nor a recipe.{_known(name, shipped)}"
+    raise SpecError([Problem("extends", message, place)])
+
+
+def _known(name: str, shipped: Mapping[str, Path]) -> str:
     close = difflib.get_close_matches(name, shipped, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    message = (
-        f"{str(name)!r} is neither a spec file (there is no {beside}) nor a recipe.{hint}"
-        f" Recipes: {', '.join(shipped) or 'none'}."
-    )
-    raise SpecError([Problem("extends", message, place)])
+    return f"{hint} Recipes: {', '.join(shipped) or 'none'}."
 
 
 def recipes(registry: Registry) -> dict[str, Path]:

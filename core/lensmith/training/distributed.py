@@ -22,6 +22,8 @@ def start() -> None:
         return
     atexit.register(_leave)
     backend = "nccl" if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda" else "gloo"
+    if backend == "nccl":  # else objects of all ranks are exchanged through the first GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from lensmith.errors import TrainingError
@@ -44,6 +46,16 @@ def require_hardware(name: str, stage: StageSpec) -> None:
             f"stages.{name}.deepspeed: offload to nvme needs libaio's headers (package libaio-dev or libaio-devel),"
             " which are not here; install them, or offload to cpu"
         )
+
+
+def accelerator() -> torch.device:
+    """Where this rank will train."""
+    from lensmith.training.engine import quiet
+
+    quiet()
+    from deepspeed.accelerator import get_accelerator
+
+    return torch.device(get_accelerator().device_name(int(os.environ.get("LOCAL_RANK", "0"))))
 
 
 def set_tf32(allowed: bool) -> None:

@@ -25,7 +25,7 @@ from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
-from lensmith.training.hardware import require_hardware, set_tf32
+from lensmith.training.hardware import accelerator, require_hardware, set_tf32
 from lensmith.training.loggers import open_log
 from lensmith.training.optimizer import build_optimizer
 from lensmith.training.progress import Display
@@ -387,7 +387,7 @@ class _Stage:
         packs = "end to end, without padding" if self.pads_because is None else f"padded: {self.pads_because}"
         display.say(f"  rows of a micro-batch lie {packs}")
         sharded = self.stage.deepspeed.zero == 3
-        if model.language_model.projection() and fits(model.device, precision_of(self.stage)) and not sharded:
+        if model.language_model.projection() and fits(accelerator(), precision_of(self.stage)) and not sharded:
             display.say("  the last layer and the loss are one kernel (liger-kernel)")
         if self.recomputed:
             display.say(f"  computes activations again in the backward pass: {', '.join(self.recomputed)}")

@@ -200,7 +200,9 @@ class HfCausalLanguageModel(LanguageModel):
     def packing_obstacle(self) -> str:
         """See `LanguageModel.packing_obstacle`."""
         if self._plan is None:
-            return "its attention looks across samples that share a row"
+            attention = self.network.config.get_text_config()._attn_implementation
+            cure = "" if attention in ("sdpa", "eager") else " (`attention: sdpa` may do, on GPUs by a flash kernel)"
+            return f"its attention, {attention}, cannot be kept from looking across samples that share a row{cure}"
         if not self._segmented:
             return "its attention implementation would compute, and mask, all pairs of samples that share a row"
         return ""

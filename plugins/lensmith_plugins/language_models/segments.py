@@ -53,7 +53,8 @@ def _attend(
     starts, (window, *_) = attention_mask[0, 0].tolist()
     bounds = [*starts, query.shape[2]]
     one_kernel = query.is_cuda and not dropout and query.shape[2] == key.shape[2]
-    if one_kernel and _kernel_agrees(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3]):
+    heads = query.shape[1], key.shape[1], query.shape[3]
+    if one_kernel and _kernel_agrees(query.device, query.dtype, *heads, window > 0):
         return _by_kernel(query, key, value, bounds, window, scaling)
     return _one_by_one(query, key, value, bounds, window, scaling, dropout)
 
@@ -145,7 +146,7 @@ def _by_kernel(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor(bounds, dtype=torch.int32, device=query.device)
+    ends = _ends(tuple(bounds), query.device)
     longest = max(end - start for start, end in pairwise(bounds))
     output = varlen_attn(
         query[0].transpose(0, 1),
@@ -163,13 +164,25 @@ def _by_kernel(
     return output[None]
 
 
+@lru_cache(maxsize=8)
+def _ends(bounds: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copied once for all layers: each copy makes the device wait."""
+    return torch.tensor(bounds, dtype=torch.int32, device=device)
+
+
 @lru_cache(maxsize=64)
-def _kernel_agrees(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int) -> bool:
-    """Whether torch's kernel for rows of several samples takes such heads here and computes what SDPA does of each."""
+def _kernel_agrees(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int, windowed: bool
+) -> bool:
+    """Whether torch's kernel for rows of several samples takes such heads here and computes what SDPA does of each.
+
+    torch has several of them and chooses by length and window, so that samples are short and long here.
+    """
     if dtype not in (torch.float16, torch.bfloat16):
         return False
     generator = torch.Generator().manual_seed(0)
-    bounds, results = [0, 5, 14], []
+    bounds, results = [0, 5, 14, 274], []
+    window = 50 if windowed else 0
     shapes = [(1, count, bounds[-1], width) for count in (heads, kv_heads, kv_heads)]
     drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
     weights = torch.randn(1, bounds[-1], heads, width, generator=generator).to(device, dtype)
@@ -177,7 +190,7 @@ def _kernel_agrees(device: torch.device, dtype: torch.dtype, heads: int, kv_head
         with torch.enable_grad():
             for attend in (_by_kernel, _without_dropout):
                 q, k, v = (tensor.clone().requires_grad_() for tensor in drawn)
-                output = attend(q, k, v, bounds, 0, None)
+                output = attend(q, k, v, bounds, window, None)
                 results.append([output.detach(), *torch.autograd.grad((output * weights).sum(), [q, k, v])])
     except (ImportError, RuntimeError, ValueError, TypeError):
         return False

@@ -41,7 +41,8 @@ class CausalSpec(LanguageModelSpec):
     """Positions a row may have; by default what the config says."""
 
     attention: str = "sdpa"
-    """Attention implementation, by its name in transformers: `sdpa`, `eager`, `flash_attention_2`, …"""
+    """Attention implementation, by its name in transformers: `sdpa` (by default; on GPUs it packs rows by a flash
+    kernel), `eager`, `flash_attention_2` (which pads), …"""
 
     add_tokens: list[str] = Field(default=[])
     """Special tokens for the tokenizer to gain, e.g. `[<im_start>, <im_end>]`. Each starts as the mean of all

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,31 @@ class TestKeeping:
         assert made == [1]
         assert isinstance(again, np.memmap)
         assert again.tolist() == first.tolist() == list(range(5))
-        columns.column(file, "some", make, "otherwise")
         columns.column(file, "other", make)
-        assert len(made) == 3
-        assert kept(file.parent / ".lensmith") == ["other", "some"]  # what depends on something else took its place
+        assert len(made) == 2
+        assert kept(file.parent / ".lensmith") == ["other", "some"]
+
+    def test_purposes_that_take_turns_are_all_kept(self, file: Path) -> None:
+        made: list[str] = []
+
+        def ask(*purposes: str) -> None:
+            for purpose in purposes:
+                columns.column(
+                    file, "some", lambda purpose=purpose: np.arange(len(made.append(purpose) or made)), purpose
+                )
+
+        ask("one", "two", "one", "two")
+        assert made == ["one", "two"]
+        for number in range(20):  # of very many the oldest go
+            ask(f"more {number}")
+            time.sleep(0.002)
+        assert len(kept(file.parent / ".lensmith")) == 8
+        made.clear()
+        ask("more 19", "more 13", "one")
+        assert made == ["one"]
+        file.write_text(file.read_text() + "{}\n" * 3)
+        ask("one")
+        assert len(kept(file.parent / ".lensmith")) == 1  # nothing is kept of what the file was
 
     def test_the_file_is_untouched(self, file: Path) -> None:
         before = (file.stat(), file.read_bytes())

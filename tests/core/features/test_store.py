@@ -6,12 +6,15 @@ import multiprocessing
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lensmith.features import store
+from lensmith.features.filling import open_folder
+from lensmith.features.keys import Encoding
 from lensmith.features.store import KnownFile, Store, Writer
 from lensmith.features.table import Table, key_array
 
@@ -132,6 +135,29 @@ class TestStore:
         assert not list(tmp_path.glob(".writing-*"))
 
 
+def open_at_once(root: Path, barrier: Any, failures: Any) -> None:
+    for number in range(15):
+        encoding = Encoding({"of": number}, torch.ones(1, TOKENS, WIDTH))
+        barrier.wait(60)
+        try:
+            open_folder(root, encoding)
+        except OSError as error:
+            failures.put(str(error))
+
+
+def test_runs_may_open_a_new_folder_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, failures = context.Barrier(3), context.SimpleQueue()
+    runs = [context.Process(target=open_at_once, args=(tmp_path, barrier, failures)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert failures.empty(), failures.get()
+    assert len(list(tmp_path.glob("*/probe.safetensors"))) == len(list(tmp_path.glob("*/about.json"))) == 15
+    assert not list(tmp_path.glob("*/.writing-*"))
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.003, 0.01, 0.03, 0.1])
 def test_a_kill_leaves_no_half_and_no_wrong_feature(tmp_path: Path, moment: float) -> None:
     process = multiprocessing.get_context("fork").Process(target=fill, args=(tmp_path, range(100_000)))
@@ -147,6 +173,8 @@ def test_a_kill_leaves_no_half_and_no_wrong_feature(tmp_path: Path, moment: floa
     assert held(found, range(100_000)) == len(found)
     left = list(tmp_path.glob(".writing-*"))
     store.sweep(tmp_path)
+    assert list(tmp_path.glob(".writing-*")) == left  # somebody may be writing it
+    store.sweep(tmp_path, older=-1.0)
     assert not list(tmp_path.glob(".writing-*"))
     assert len(left) <= 1
     fill(tmp_path, range(20))  # and it can be gone on with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -230,6 +231,17 @@ def test_options_that_do_not_go_together(
         assert "--input and --output go together" in said
     code, said = command(artifact, "--input", questions, "--output", questions.parent / "no" / "x.jsonl")
     assert (code, said.count("x.jsonl cannot be written (No such file or directory)")) == (2, 1)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lensmith.inference.answer_file import AnswerFile
+
+    def none(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with AnswerFile(tmp_path / "answers.jsonl", {}):
+        pass
 
 
 def test_two_writers_are_one_too_many(

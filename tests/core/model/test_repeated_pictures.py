@@ -62,6 +62,18 @@ def test_it_is_encoded_once(model: MultimodalModel, batch: Batch, monkeypatch: p
     assert seen == [2]
 
 
+def test_not_where_each_view_is_drawn(model: MultimodalModel, row: Callable[..., Sample], tmp_path: Path) -> None:
+    """Augmentation makes another picture of the file each time."""
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "red.png")
+    sample = row("<image><image>\nWhich?", "both", colors=("red", "red"))
+    for drawn in (False, True):
+        pictures = replace(model.pictures, drawn=drawn)
+        sample.pictures = [pictures.open(tmp_path, "red.png") for _ in range(2)]
+        shown = pack([[sample]], model.language_model.tokenizer.pad_id)
+        assert shown.pixels is not None
+        assert (len(shown.pixels), shown.repeats is None) == ((2, True) if drawn else (1, False))
+
+
 def test_not_where_the_encoder_counts_what_it_sees(
     model: MultimodalModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

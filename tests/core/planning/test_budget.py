@@ -39,6 +39,8 @@ def test_what_is_no_hardware(text: str) -> None:
 
 
 def test_every_constant_can_be_given() -> None:
+    named, found = parse_hardware("rtx9999", flops=1e14, memory=24e9)  # no number of `rt`s
+    assert (named.name, found) == ("rtx9999", 1)
     gpu, _ = parse_hardware("mine x 2", flops=1e12, memory=1e9, price=3.0, utilisation=0.5)
     assert gpu == Hardware("mine", 1e12, 1e9, 3.0, 0.5)
     assert parse_hardware("a100-80g", utilisation=0.3)[0].utilisation == 0.3

@@ -136,8 +136,8 @@ def test_activations_that_are_computed_again(composed: Callable[..., MultimodalM
 
 def test_what_a_kernel_must_agree_with() -> None:
     """Where there is no such kernel (this is the CPU's), samples are attended to one by one."""
-    assert not segments._kernel_agrees(torch.device("cpu"), torch.bfloat16, 4, 2, 16)
-    assert not segments._kernel_agrees(torch.device("cpu"), torch.float32, 4, 2, 16)
+    assert not segments._kernel_agrees(torch.device("cpu"), torch.bfloat16, 4, 2, 16, False)
+    assert not segments._kernel_agrees(torch.device("cpu"), torch.float32, 4, 2, 16, False)
 
 
 def test_scores_that_sdpa_cannot_shape_are_refused() -> None:
