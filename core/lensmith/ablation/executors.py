@@ -31,7 +31,8 @@ class Local:
 
     Args:
         jobs: commands at once.
-        gpus: devices; each command gets one of its own, and there are as many commands at once.
+        gpus: devices, or groups of them with commas; each command gets one of its own with a process for each device,
+            and there are as many commands at once.
     """
 
     def __init__(self, jobs: int = 1, gpus: Sequence[str] = ()) -> None:
@@ -52,7 +53,8 @@ class Local:
                 with self._lock:
                     if self._stopped:
                         return 130
-                    process = subprocess.Popen(_command(arguments), stdout=file, stderr=file, env=environment)
+                    command = _command(arguments, gpu.count(",") + 1 if gpu else 1)
+                    process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
                     self._running.add(process)
                 code = process.wait()
             with self._lock:
@@ -86,7 +88,8 @@ class Slurm:
         folder: for submitit's files; must be seen by all nodes.
         jobs: jobs in the queue at once.
         cluster: `slurm`, or `local` to try it without one.
-        options: of `submitit.AutoExecutor.update_parameters`, e.g. `slurm_partition`, `gpus_per_node`, `timeout_min`.
+        options: of `submitit.AutoExecutor.update_parameters`, e.g. `slurm_partition`, `gpus_per_node` (a command starts
+            as many processes), `timeout_min`.
 
     Raises:
         LensmithError: submitit is not installed, or does not take an option.
@@ -104,12 +107,13 @@ class Slurm:
             self._executor.update_parameters(**{"timeout_min": 24 * 60, **options})
         except (NameError, RuntimeError, TypeError, ValueError) as error:
             raise LensmithError(f"submitit: {error}") from error
+        self._processes = int(options.get("gpus_per_node") or 1)
         self._jobs: list[Any] = []
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """See `Executor.run`."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        job = self._executor.submit(_run_command, _command(arguments), str(log))
+        job = self._executor.submit(_run_command, _command(arguments, self._processes), str(log))
         self._jobs.append(job)
         try:
             return int(job.result())
@@ -125,8 +129,9 @@ class Slurm:
                 job.cancel()
 
 
-def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "lensmith.cli", *arguments]
+def _command(arguments: Sequence[str], processes: int = 1) -> list[str]:
+    several = ["--nproc", str(processes)] if processes > 1 else []
+    return [sys.executable, "-m", "lensmith.cli", *arguments, *several]
 
 
 def _run_command(command: Sequence[str], log: str) -> int:

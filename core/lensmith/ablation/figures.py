@@ -105,8 +105,8 @@ def _relative(lines: Mapping[str, Line], result: StudyResult) -> Figure:
     for number, name in enumerate(names):
         at = [row + number * height for row in range(len(lines))]
         found = [line.scores.get(name) for line in lines.values()]
-        errors = [[(f.mean - f.low if f and f.low is not None else 0.0) for f in found]]
-        errors.append([(f.high - f.mean if f and f.high is not None else 0.0) for f in found])
+        errors = [[(max(0.0, f.mean - f.low) if f and f.low is not None else 0.0) for f in found]]
+        errors.append([(max(0.0, f.high - f.mean) if f and f.high is not None else 0.0) for f in found])
         panel.barh(at, [f.mean if f else 0.0 for f in found], height=height, xerr=errors, capsize=2, label=name)
     panel.set_yticks([row + 0.4 - height / 2 for row in range(len(lines))], list(lines))
     panel.invert_yaxis()

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2
 """Student's t, two-sided 95 %, by degrees of freedom from 1."""
 
 MEAN = "mean"
-"""Column of the mean over all benchmarks."""
+"""Column of the mean over all benchmarks, each in per cent of its full marks."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Estimate:
 
     Args:
         mean: over seeds.
-        low, high: of 95 %: Student's t over seeds, or with one seed the benchmark's bootstrap over questions; None
-            where neither is known.
+        low, high: of 95 %: Student's t over seeds, but no closer than the bootstrap over questions allows, which with
+            one seed stands alone; None where neither is known.
         values: one a seed.
     """
 
@@ -94,11 +94,14 @@ class StudyResult:
     lines: Sequence[Line]
     verdicts: Sequence[Verdict]
     benchmarks: Sequence[str]
+    unscored: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Why what was answered has no score, with the variants that it befell."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `results.json`."""
         return {
             "benchmarks": list(self.benchmarks),
+            "unscored": {reason: list(variants) for reason, variants in self.unscored.items()},
             "variants": [
                 {
                     "name": line.variant.name,
@@ -121,14 +124,26 @@ class StudyResult:
         }
 
 
-def estimate(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
-    """Mean with Student's interval over repeats; with one value, the interval that is given."""
+def estimate(values: Sequence[float], intervals: Sequence[tuple[float, float] | None] = ()) -> Estimate:
+    """Mean over repeats.
+
+    A few seeds can agree by luck, and say nothing of other questions: Student's interval is never taken to be narrower
+    than what the questions of all repeats allow.
+
+    Args:
+        values: one a repeat.
+        intervals: of each value over its questions; None where that is not known.
+    """
     mean = statistics.fmean(values)
+    known = [interval for interval in intervals if interval is not None]
     if len(values) == 1:
-        low, high = interval if interval is not None else (None, None)
+        low, high = known[0] if known else (None, None)
         return Estimate(mean, low, high, list(values))
     t = _T95[len(values) - 2] if len(values) - 2 < len(_T95) else 1.96
     half = t * statistics.stdev(values) / math.sqrt(len(values))
+    if known:
+        questions = statistics.fmean((high - low) / 2 for low, high in known) / math.sqrt(len(values))
+        half = max(half, questions)
     return Estimate(mean, mean - half, mean + half, list(values))
 
 
@@ -142,11 +157,20 @@ def collect(study: StudySpec, found: Sequence[Variant], work: Work) -> StudyResu
         for title in [*titles, *([MEAN] if len(titles) > 1 else [])]:
             cells = [table[owner][title] for seed in study.seeds if title in table[owner := (variant.name, seed)]]
             if cells:
-                by_title[title] = estimate([value for value, _ in cells], cells[0][1])
+                by_title[title] = estimate([value for value, _ in cells], [interval for _, interval in cells])
         cost = _cost(study, variant, work)
         lines.append(Line(variant, difference(variant, found[0], study), by_title, cost))
     verdicts = [_verdict(finding, study, found, table) for finding in study.findings]
-    return StudyResult(lines, verdicts, titles)
+    return StudyResult(lines, verdicts, titles, _unscored(work))
+
+
+def _unscored(work: Work) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for (name, seed), unit in work.scoring.items():
+        for score in unit.scores:
+            if reason := score.unscored:
+                found.setdefault(f"{score.benchmark.title}: {reason}", []).append(f"{name}, seed {seed}")
+    return found
 
 
 _Cell = tuple[float, tuple[float, float] | None]
@@ -156,24 +180,30 @@ def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Ce
     table: dict[tuple[str, int], dict[str, _Cell]] = {}
     for owner in work.training:
         scores = work.scoring[owner].scores if owner in work.scoring else ()
-        cells = {score.benchmark.title: cell for score in scores if (cell := _cell(score)) is not None}
-        if len(cells) > 1 and len(cells) == len(study.benchmarks):
-            mean = statistics.fmean(value for value, _ in cells.values())
-            ends = [interval for _, interval in cells.values() if interval is not None]
-            half = math.sqrt(sum(((high - low) / 2) ** 2 for low, high in ends)) / len(cells)
-            cells[MEAN] = (mean, (mean - half, mean + half) if len(ends) == len(study.benchmarks) else None)
-        table[owner] = cells
+        found = {score.benchmark.title: cell for score in scores if (cell := _cell(score)) is not None}
+        table[owner] = {title: (value, ends) for title, (value, ends, _) in found.items()}
+        if len(found) > 1 and len(found) == len(study.benchmarks):
+            shares = [100 / full for _, _, full in found.values()]
+            mean = statistics.fmean(share * value for share, (value, _, _) in zip(shares, found.values(), strict=True))
+            halves = [
+                share * (ends[1] - ends[0]) / 2
+                for share, (_, ends, _) in zip(shares, found.values(), strict=True)
+                if ends is not None
+            ]
+            half = math.hypot(*halves) / len(found)
+            table[owner][MEAN] = mean, (mean - half, mean + half) if len(halves) == len(found) else None
     return table
 
 
-def _cell(score: Score) -> _Cell | None:
+def _cell(score: Score) -> tuple[float, tuple[float, float] | None, float] | None:
+    """Score, interval and full marks."""
     if not score.done:
         return None
-    told = json.loads(score.summary.read_text(encoding="utf-8"))
+    told = score.told()
     if told["score"] is None:
         return None
     ends = told["intervals"]["of"].get(told["headline"])
-    return float(told["score"]), tuple(ends) if ends else None
+    return float(told["score"]), tuple(ends) if ends else None, float(told.get("full_marks", 100.0))
 
 
 def _cost(study: StudySpec, variant: Variant, work: Work) -> Cost:
@@ -209,21 +239,23 @@ def _verdict(
     table: Mapping[tuple[str, int], Mapping[str, _Cell]],
 ) -> Verdict:
     on = finding.on or (MEAN if len(study.benchmarks) > 1 else study.benchmarks[0].title if study.benchmarks else MEAN)
-    differences, halves = [], []
+    differences: list[float] = []
+    intervals: list[tuple[float, float] | None] = []
     for first, second in _matches(finding, found):
         for seed in study.seeds:
             ours, theirs = (table[v.name, seed].get(on) for v in (first, second))
             if ours is None or theirs is None:
                 continue
             differences.append(ours[0] - finding.factor * theirs[0])
-            if ours[1] is not None and theirs[1] is not None:
-                own, other = ((high - low) / 2 for low, high in (ours[1], theirs[1]))
-                halves.append(math.hypot(own, finding.factor * other))
+            if ours[1] is None or theirs[1] is None:
+                intervals.append(None)
+                continue
+            own, other = ((high - low) / 2 for low, high in (ours[1], theirs[1]))
+            half = math.hypot(own, finding.factor * other)
+            intervals.append((differences[-1] - half, differences[-1] + half))
     if not differences:
         return Verdict(finding, "open", None, 0)
-    half = halves[0] if len(differences) == 1 and halves else None
-    single = None if half is None else (differences[0] - half, differences[0] + half)
-    result = estimate(differences, single)
+    result = estimate(differences, intervals)
     verdict: Literal["agrees", "disagrees", "open"] = "open"
     if result.low is not None and result.high is not None:
         verdict = "agrees" if result.low > 0 else "disagrees" if result.high < 0 else "open"

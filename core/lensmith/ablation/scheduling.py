@@ -64,7 +64,7 @@ def run_units(units: Sequence[Unit], executor: Executor, tell: Callable[[str], N
                 for future in finished:
                     unit = running.pop(future)
                     code, seconds = future.result()
-                    if code == 0 and unit.done:
+                    if code == 0 and unit.ended:
                         tell(f"  done in {_clock(seconds)}: {unit.title}")
                     else:
                         failed[unit.folder] = Failure(unit, f"exit code {code}", unit.folder / "log.txt")

@@ -172,7 +172,10 @@ class StudySpec(Section):
         if chosen.seeds is not None:
             changes["seeds"] = chosen.seeds
         if chosen.limit is not None:
-            changes["benchmarks"] = [b.model_copy(update={"limit": chosen.limit}) for b in self.benchmarks]
+            least = [min(chosen.limit, entry.limit or chosen.limit) for entry in self.benchmarks]
+            changes["benchmarks"] = [
+                entry.model_copy(update={"limit": limit}) for entry, limit in zip(self.benchmarks, least, strict=True)
+            ]
         return self.model_copy(update=changes)
 
 

@@ -30,8 +30,10 @@ def markdown(result: StudyResult, study: StudySpec, figures: Sequence[str] = ())
     lines = ["# Results", "", *_preface(study), ""]
     lines += _table(
         ["variant", *columns],
-        [[line.variant.name, *(_score(line.scores.get(name)) for name in columns)] for line in result.lines],
+        [[line.variant.name, *(_score(line.scores.get(name), study) for name in columns)] for line in result.lines],
     )
+    for reason, found in result.unscored.items():
+        lines += ["", f"Not scored ({len(found)} runs): {reason}"]
     lines += ["", "## Relative to the best variant", ""]
     lines += _table(
         ["variant", *columns],
@@ -69,7 +71,8 @@ def markdown(result: StudyResult, study: StudySpec, figures: Sequence[str] = ())
 
 def _preface(study: StudySpec) -> list[str]:
     seeds = f"{len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
-    what = "over seeds (Student's t)" if len(study.seeds) > 1 else "over questions (bootstrap)"
+    over = "over seeds (Student's t), and no narrower than over questions (bootstrap)"
+    what = over if len(study.seeds) > 1 else "over questions (bootstrap)"
     return [f"Base `{Path(study.base).name}`, {seeds}; intervals are 95 % {what}."]
 
 
@@ -77,12 +80,14 @@ def _columns(result: StudyResult) -> list[str]:
     return [*result.benchmarks, *([MEAN] if len(result.benchmarks) > 1 else [])]
 
 
-def _score(found: Estimate | None) -> str:
+def _score(found: Estimate | None, study: StudySpec) -> str:
     if found is None:
         return "-"
+    had, wanted = len(found.values), len(study.seeds)
+    part = f" [{had} of {wanted} seeds]" if had < wanted else ""
     if found.low is None or found.high is None:
-        return f"{found.mean:.1f}"
-    return f"{found.mean:.1f} ({found.low:.1f} to {found.high:.1f})"
+        return f"{found.mean:.1f}{part}"
+    return f"{found.mean:.1f} ({found.low:.1f} to {found.high:.1f}){part}"
 
 
 def relative(line: Line, name: str, result: StudyResult) -> float | None:

@@ -17,6 +17,8 @@ from lensmith.spec.build import dump
 from lensmith.spec.run import RunSpec
 
 _MANIFEST = "manifest.json"
+_TEXTS = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".xlsx"}
+"""Files of a benchmark that its scores depend on."""
 _NOT_RESULTS = {"checkpoints", "cache"}
 """Fields of a stage that change how it runs, not what comes out."""
 
@@ -52,6 +54,11 @@ class TrainUnit:
         return (self.artifact / _MANIFEST).is_file()
 
     @property
+    def ended(self) -> bool:
+        """What a command that ended well leaves."""
+        return self.done
+
+    @property
     def title(self) -> str:
         """For progress."""
         return f"train {self.stage} ({_owners(self.owners)})"
@@ -83,9 +90,24 @@ class Score:
     scores: Path
 
     @property
-    def done(self) -> bool:
+    def written(self) -> bool:
         """Whether the summary is there."""
         return self.summary.is_file()
+
+    @property
+    def unscored(self) -> str:
+        """Why what was answered could not be scored; empty where it could, or is not there."""
+        return str(self.told().get("unscored", "")) if self.written else ""
+
+    @property
+    def done(self) -> bool:
+        """Whether the score is there. What could not be scored is tried again: its answers are kept."""
+        return self.written and not self.unscored
+
+    def told(self) -> dict[str, Any]:
+        """The summary."""
+        loaded: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return loaded
 
     @property
     def summary(self) -> Path:
@@ -115,6 +137,11 @@ class ScoreUnit:
     def done(self) -> bool:
         """Whether every score is there."""
         return all(score.done for score in self.scores)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every summary is there, be it one that says why there is no score."""
+        return all(score.written for score in self.scores)
 
     @property
     def title(self) -> str:
@@ -231,8 +258,17 @@ def missing(units: Sequence[Unit]) -> list[Path]:
 
 def _hash(path: Path, hashes: dict[Path, str]) -> str:
     if path not in hashes:
-        hashes[path] = files.sha256(path) if path.is_file() else f"missing: {path}"
+        if path.is_dir():
+            hashes[path] = _folder_hash(path)
+        else:
+            hashes[path] = files.sha256(path) if path.is_file() else f"missing: {path}"
     return hashes[path]
+
+
+def _folder_hash(folder: Path) -> str:
+    """Of the questions and labels below a folder; pictures are taken to be what their names say."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _TEXTS and path.is_file())
+    return _digest([[str(path.relative_to(folder)), files.sha256(path)] for path in found])
 
 
 def _digest(value: Any) -> str:

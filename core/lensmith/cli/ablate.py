@@ -24,7 +24,10 @@ def ablate(
     dry: Annotated[bool, typer.Option("--dry-run", help="Print the runs, what is shared and what it costs.")] = False,
     only_report: Annotated[bool, typer.Option("--report", help="Only write the report of what is there.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Commands at once.")] = 1,
-    gpus: Annotated[str | None, typer.Option("--gpus", help="Devices, with commas: one command on each.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", help="Devices with commas, one command on each; 0-3,4-7 are two groups of four."),
+    ] = None,
     slurm: Annotated[
         list[str] | None,
         typer.Option("--slurm", metavar="KEY=VALUE", help="Submit to SLURM, e.g. slurm_partition=gpu gpus_per_node=8."),
@@ -60,12 +63,22 @@ def _stop(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
+def _group(text: str) -> str:
+    """`4-7` as `4,5,6,7`; other names of devices as they are."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdigit() and last.isdigit()):
+        return text
+    if int(last) < int(first):
+        raise SpecError([Problem("--gpus", f"{text!r} ends before it begins")])
+    return ",".join(map(str, range(int(first), int(last) + 1)))
+
+
 def _executor(target: Path, jobs: int, gpus: str | None, slurm: list[str]) -> Executor:
     from lensmith.ablation.executors import Local, Slurm
     from lensmith.spec.yaml import parse_scalar
 
     if not slurm:
-        return Local(jobs, [gpu.strip() for gpu in gpus.split(",") if gpu.strip()] if gpus else ())
+        return Local(jobs, [_group(gpu.strip()) for gpu in gpus.split(",") if gpu.strip()] if gpus else ())
     if gpus:
         raise SpecError([Problem("--gpus", "is of this machine; with --slurm say gpus_per_node=N")])
     options: dict[str, Any] = {}

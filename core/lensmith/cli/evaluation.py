@@ -30,7 +30,11 @@ JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="The
 JudgeTemperatureOption = Annotated[float | None, typer.Option("--judge-temperature", min=0.0, help="Of the judge.")]
 JudgeRepeatsOption = Annotated[int | None, typer.Option("--judge-repeats", min=1, help="How often all is judged.")]
 JudgeCacheOption = Annotated[
-    Path | None, typer.Option("--judge-cache", help="File of the judge's replies; they are asked for once only.")
+    Path | None,
+    typer.Option(
+        "--judge-cache",
+        help="File of the judge's replies, each asked for once only; by default judge.jsonl beside the results.",
+    ),
 ]
 JudgePriceOption = Annotated[
     str | None, typer.Option("--judge-price", metavar="IN/OUT", help="US dollars for a million tokens.")
@@ -79,13 +83,16 @@ def score(
     data = data or (first if first.is_dir() else first.parent)
     if not data.exists():
         raise LensmithError(f"{data}: there is no such folder (--data)")
+    for parent in [path.parent for path in (samples, judge_cache) if path is not None]:
+        if not parent.is_dir():
+            raise LensmithError(f"{parent}: there is no such folder")
     read = chosen.read(predictions)
     judge = None
     if chosen.judged:
         judge = open_judge(
             [(benchmark, chosen, read, data)],
             judge_url,
-            judge_cache,
+            judge_cache or (first if first.is_dir() else first.parent) / "judge.jsonl",
             price=judge_price,
             parallel=judge_parallel,
             yes=yes,

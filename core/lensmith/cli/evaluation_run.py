@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -117,8 +118,12 @@ def evaluate(
         overrides=overrides or (),
     )
     evaluation = Evaluation(artifact, asked, output, asking)
+    failure: LensmithError | None = None
     if nproc > 1 and evaluation.open_jobs():
-        _spawn(nproc, _without(sys.argv[1:], "--nproc"))
+        try:
+            _spawn(nproc, _without(sys.argv[1:], "--nproc"))
+        except LensmithError as error:
+            failure = error
     if part[1] > 1:
         evaluation.answer(part)
         say(f"shard {shard} is answered; run it without --shard to score when all are")
@@ -130,10 +135,14 @@ def evaluate(
         wanted = [(job.title, job.benchmark, read, job.data)]
         return open_judge(wanted, judge_url, cache, price=judge_price, parallel=judge_parallel, yes=yes)
 
-    told, failure = evaluation.run(judge_of, Telling(resamples, report_samples))
+    telling = Telling(resamples, report_samples)
+    if failure is None:
+        told, failure = evaluation.run(judge_of, telling)
+    else:  # what all processes answered is scored all the same
+        told = evaluation.score(judge_of, telling)[0] if any(job.complete() for job in evaluation.jobs) else []
     if as_json:
         print_json(told)
-    else:
+    elif told:
         _show(told, output, say)
     if failure is not None:
         raise failure
@@ -152,6 +161,7 @@ def _spawn(count: int, arguments: Sequence[str]) -> None:
     Raises:
         LensmithError: one of them failed; the others are stopped.
     """
+    signal.signal(signal.SIGTERM, _stop)
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     running = [
@@ -168,6 +178,10 @@ def _spawn(count: int, arguments: Sequence[str]) -> None:
         raise
     if failed := [number for number, code in enumerate(codes) if code]:
         raise LensmithError(f"shard {', '.join(map(str, failed))} of {count} failed; start again to go on")
+
+
+def _stop(number: int, _: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _without(arguments: Sequence[str], flag: str) -> list[str]:

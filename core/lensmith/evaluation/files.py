@@ -258,11 +258,13 @@ class Reader:
         forms: name and reader of each format that a benchmark takes besides LLaVA's answer lines.
         tolerant: pass over lines that are no JSON, as the benchmark's own tool does.
         described: the formats, for messages.
+        runs: forms of which several files are runs of one experiment.
     """
 
     forms: Mapping[str, Form] = field(default_factory=dict)
     tolerant: bool = False
     described: str = ""
+    runs: frozenset[str] = frozenset()
 
     def __call__(self, files: Sequence[Path]) -> Predictions:
         """Read one file, or several as runs of one experiment.
@@ -273,6 +275,8 @@ class Reader:
         runs = [self._file(path) for path in files]
         if len(runs) == 1:
             return runs[0]
+        if runs[0].form not in self.runs:
+            raise DataError(f"{files[1]}: only one file of such predictions is scored; score the others on their own")
         return Predictions(runs[0].rows, runs[0].form, [s for run in runs for s in run.skipped], runs)
 
     def _file(self, path: Path) -> Predictions:

@@ -210,7 +210,7 @@ def _read_cache(path: Path) -> dict[tuple[str, str], str]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         path.write_bytes(whole)
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
+    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], 1):
         try:
             entry = json.loads(line)
             known[entry["key"], entry["request"]] = entry["reply"]

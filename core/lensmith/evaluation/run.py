@@ -170,10 +170,9 @@ class Evaluation:
         failed: list[LensmithError] = []
         for job in complete or self.jobs:
             try:
-                judge = judge_of(job) if job.benchmark.judged else None
                 one = finish(
                     job,
-                    judge,
+                    judge_of,
                     artifact=str(self.artifact),
                     resamples=telling.resamples,
                     report_samples=telling.report_samples,

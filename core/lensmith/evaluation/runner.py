@@ -13,6 +13,7 @@ from typing import Any
 from lensmith.errors import DataError, LensmithError
 from lensmith.evaluation.answering import Answered, Answerer, Asked
 from lensmith.evaluation.answers import Answers, claim, fingerprint, read_answers
+from lensmith.evaluation.files import named
 from lensmith.evaluation.progress import Counter
 from lensmith.evaluation.report import write_report
 from lensmith.evaluation.suite import Task
@@ -209,7 +210,7 @@ def write_predictions(job: Job) -> Path:
 
 def finish(
     job: Job,
-    judge: Judge | None,
+    judge_of: Callable[[Job], Judge | None],
     *,
     artifact: str,
     resamples: int = RESAMPLES,
@@ -220,7 +221,7 @@ def finish(
 
     Args:
         job: all of whose questions are answered.
-        judge: for judged benchmarks; without one the predictions are written and nothing is scored.
+        judge_of: the judge of a judged benchmark. It is not asked about a part of the questions.
         artifact: what answered, for the report.
         resamples: of the bootstrap.
         report_samples: answers that the page shows.
@@ -238,10 +239,18 @@ def finish(
     told: dict[str, Any]
     scores: Scores | None = None
     try:
-        scores = job.benchmark.score(predictions, job.data, judge)
+        if job.partial and job.benchmark.judged:
+            raise DataError(
+                f"{len(job.items)} of {job.whole} questions were asked, and judges mark whole benchmarks only"
+            )
+        scores = job.benchmark.score(predictions, job.data, judge_of(job) if job.benchmark.judged else None)
         told = summary(job.name, job.benchmark, scores, resamples=resamples)
         if job.partial:
             told["notes"].append(f"asked the first {len(job.items)} of {job.whole} questions, and nothing else counts")
+        if failed:
+            told["notes"].append(
+                f"{len(failed)} questions could not be asked; their answers are empty: {named(failed)}"
+            )
     except DataError as error:
         told = {"benchmark": job.name, "score": None, "unscored": str(error), "samples": len(job.items), "notes": []}
         say(f"{job.title}: not scored: {error}")

@@ -29,6 +29,7 @@ def summary(
         "benchmark": name,
         "headline": scores.headline,
         "score": scores.value,
+        "full_marks": scores.full_marks,
         "options": benchmark.spec.model_dump(mode="json"),
         "metrics": scores.metrics,
         "intervals": {"level": 0.95, "resamples": resamples, "seed": seed, "of": found},

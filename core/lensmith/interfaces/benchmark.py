@@ -149,6 +149,7 @@ class Scores:
         samples: one for each answer, in the order of the predictions.
         quantities: those numbers whose uncertainty is estimated.
         notes: what a reader must know: lines passed over, questions without an answer, replies that were not read.
+        full_marks: the headline of a model that is always right, so that benchmarks can be averaged.
     """
 
     headline: str
@@ -156,6 +157,7 @@ class Scores:
     samples: Sequence[SampleScore] = ()
     quantities: Sequence[Quantity] = ()
     notes: Sequence[str] = ()
+    full_marks: float = 100.0
 
     @property
     def value(self) -> Any:

@@ -124,7 +124,7 @@ class Mme(Benchmark):
                 for row in found
             ]
         quantities = [Quantity(f"{group}.total", found, _points, strata[group]) for group, found in units.items()]
-        return Scores("perception.total", metrics, samples, quantities, notes)
+        return Scores("perception.total", metrics, samples, quantities, notes, full_marks=200.0 * len(PERCEPTION))
 
     def _pairs(self, task: str, rows: Sequence[Prediction]) -> list[list[Prediction]]:
         if self.spec.pairing == "order":

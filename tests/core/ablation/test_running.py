@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from lensmith.ablation.engine import prepare
-from lensmith.ablation.executors import Local, Slurm
+from lensmith.ablation.executors import Local, Slurm, _command
 from lensmith.ablation.scheduling import run_units
 from lensmith.ablation.units import TrainUnit
+from lensmith.cli.ablate import _executor
+from lensmith.errors import SpecError
 
 COMMAND = [sys.executable, "-m", "lensmith.cli", "ablate"]
 
@@ -131,20 +133,42 @@ def test_a_failure_leaves_out_only_what_needs_it(tmp_path: Path, monkeypatch: py
 
 
 def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.3)"
-    monkeypatch.setattr("lensmith.ablation.executors._command", lambda arguments: [sys.executable, "-c", code])
-    executor = Local(gpus=["3", "5"])
+    code = "import os, sys, time; print(os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[1]); time.sleep(0.3)"
+    monkeypatch.setattr(
+        "lensmith.ablation.executors._command", lambda arguments, many: [sys.executable, "-c", code, str(many)]
+    )
+    executor = Local(gpus=["3", "5,6"])
     threads = [threading.Thread(target=executor.run, args=([], tmp_path / str(n) / "log")) for n in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {(tmp_path / str(n) / "log").read_text() for n in range(2)} == {"3\n", "5\n"}
+    assert {(tmp_path / str(n) / "log").read_text() for n in range(2)} == {"3 1\n", "5,6 2\n"}
+
+
+@pytest.mark.parametrize(
+    ("said", "groups"), [("0,1", ["0", "1"]), ("0-3, 4-7", ["0,1,2,3", "4,5,6,7"]), ("GPU-8a-1", ["GPU-8a-1"])]
+)
+def test_groups_of_gpus(said: str, groups: list[str], tmp_path: Path) -> None:
+    executor = _executor(tmp_path, 1, said, [])
+    assert isinstance(executor, Local)
+    assert executor._free == groups
+    assert executor.workers == len(groups)
+
+
+def test_a_group_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="'3-1' ends before it begins"):
+        _executor(tmp_path, 1, "3-1", [])
+
+
+def test_a_process_for_each_device() -> None:
+    assert _command(["train", "x"], 4)[-3:] == ["x", "--nproc", "4"]
+    assert _command(["train", "x"], 1)[-1] == "x"
 
 
 def test_commands_at_once_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
-    monkeypatch.setattr("lensmith.ablation.executors._command", lambda arguments: [sys.executable, "-c", code])
+    monkeypatch.setattr("lensmith.ablation.executors._command", lambda arguments, many: [sys.executable, "-c", code])
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     for said, (jobs, expected) in {None: (2, "3"), "5": (2, "5"), "": (1, "None")}.items():
         if said:

@@ -220,6 +220,27 @@ class TestSharing:
             folders.append(unit.scores[0].summary.parent)
         assert folders[0] != folders[1]
 
+    def test_scores_depend_on_the_files_of_a_folder(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        file = study(benchmarks=[{**VQA, "data": "bench"}])
+        (tmp_path / "bench" / "sub").mkdir(parents=True)
+        keys = []
+        for name, text in (
+            ("questions.jsonl", "{}"),
+            ("sub/labels.json", "[]"),
+            ("sub/labels.json", "[1]"),
+            ("p.png", ""),
+        ):
+            (tmp_path / "bench" / name).write_text(text)
+            (unit,) = prepare(file, tmp_path / "out").work.scoring.values()
+            keys.append(unit.scores[0].key)
+        assert len(set(keys[:3])) == 3
+        assert keys[3] == keys[2]  # pictures are told by name
+
+    def test_a_preset_asks_no_more_than_an_entry(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        named = [{**VQA, "label": "a", "limit": 5}, {**VQA, "label": "b"}]
+        read = read_study(study(benchmarks=named, presets={"quick": {"limit": 20}}))
+        assert [entry.limit for entry in read.preset("quick").benchmarks] == [5, 20]
+
     def test_a_judge_is_told_to_the_command(self, study: Callable[..., Path], tmp_path: Path) -> None:
         judge = {"url": "http://localhost:1/v1", "cache": "replies.jsonl"}
         file = study(benchmarks=[{"name": "mmvet", "data": "d", "options": {"repeats": 5}}], judge=judge)
@@ -280,10 +301,13 @@ def scored(prepared: Any, scores: dict[str, list[float]], half: float = 5.0) -> 
             write_summary(score.summary, value, (value - half, value + half))
 
 
-def write_summary(path: Path, value: float = 0.0, interval: tuple[float, float] = (0.0, 0.0)) -> None:
+def write_summary(
+    path: Path, value: float = 0.0, interval: tuple[float, float] = (0.0, 0.0), full_marks: float = 100.0
+) -> None:
     """What `lensmith eval` would write."""
     path.parent.mkdir(parents=True)
-    write_json(path, {"headline": "m", "score": value, "intervals": {"of": {"m": interval}}})
+    told = {"headline": "m", "score": value, "full_marks": full_marks, "intervals": {"of": {"m": interval}}}
+    write_json(path, told)
 
 
 class TestResults:
@@ -372,3 +396,40 @@ class TestResults:
         found = estimate([1.0, 2.0, 3.0])
         assert (found.mean, found.low) == (2.0, pytest.approx(2 - 4.303 * 1 / 3**0.5))
         assert copy.deepcopy(found) == found
+
+    def test_seeds_that_agree_by_luck_claim_no_more_than_their_questions(self) -> None:
+        found = estimate([51.0, 51.0, 51.0], [(41.0, 61.0)] * 3)
+        assert (found.low, found.high) == (pytest.approx(51 - 10 / 3**0.5), pytest.approx(51 + 10 / 3**0.5))
+        assert estimate([1.0, 2.0, 3.0], [(0.9, 1.1), None, None]) == estimate([1.0, 2.0, 3.0])
+
+    def test_the_mean_is_over_full_marks(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        """Points and per cent cannot be averaged as they are."""
+        prepared = prepare(
+            study(benchmarks=[{**VQA, "label": "a"}, {**VQA, "label": "b", "limit": 1}]), tmp_path / "out"
+        )
+        (unit,) = prepared.work.scoring.values()
+        write_summary(unit.scores[0].summary, 60.0, (50.0, 70.0))
+        write_summary(unit.scores[1].summary, 1500.0, (1400.0, 1600.0), full_marks=2000.0)
+        mean = report(prepared).lines[0].scores["mean"]
+        assert mean.mean == pytest.approx((60 + 75) / 2)
+        assert mean.high == pytest.approx(mean.mean + (10**2 + 5**2) ** 0.5 / 2)
+
+    def test_seeds_that_are_missing_are_told(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        prepared = prepare(study(benchmarks=[VQA], seeds=[1, 2]), tmp_path / "out")
+        write_summary(prepared.work.scoring["base", 2].scores[0].summary, 40.0, (30.0, 50.0))
+        report(prepared)
+        assert "40.0 (30.0 to 50.0) [1 of 2 seeds]" in (tmp_path / "out" / "report" / "report.md").read_text()
+
+    def test_what_could_not_be_scored_is_told_and_tried_again(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        prepared = prepare(study(benchmarks=[VQA]), tmp_path / "out")
+        (unit,) = prepared.work.scoring.values()
+        summary = unit.scores[0].summary
+        summary.parent.mkdir(parents=True)
+        write_json(summary, {"score": None, "unscored": "the labels are not there"})
+        assert (unit.ended, unit.done) == (True, False)
+        report(prepared)
+        assert (
+            "Not scored (1 runs): vqa: the labels are not there"
+            in (tmp_path / "out" / "report" / "report.md").read_text()
+        )
+        assert "--suite" in unit.arguments()

@@ -102,6 +102,23 @@ def test_what_was_had_before_a_failure_is_kept(bench: Path, judge: Any, lensmith
     assert len(judge.asked) == 5
 
 
+def test_replies_are_kept_beside_the_answers_whatever_they_hold(bench: Path, judge: Any, lensmith: Lensmith) -> None:
+    judge.script = lambda request: "8 9\nGood\u2028indeed\x85."
+    assert lensmith(*command(bench, "--judge-url", judge.url, "--yes"))[0] == 0
+    asked = len(judge.asked)
+    assert lensmith(*command(bench))[0] == 0
+    assert len(judge.asked) == asked
+    assert (bench / "judge.jsonl").is_file()
+
+
+def test_a_folder_that_is_not_there_costs_nothing(bench: Path, judge: Any, lensmith: Lensmith) -> None:
+    for flag in ("--samples", "--judge-cache"):
+        code, _, said = lensmith(*command(bench, "--judge-url", judge.url, "--yes", flag, bench / "no" / "x.jsonl"))
+        assert code == 2
+        assert "there is no such folder" in said
+    assert judge.asked == []
+
+
 def test_a_busy_judge_is_asked_again(bench: Path, judge: Any, lensmith: Lensmith) -> None:
     judge.script = lambda request: 503 if len(judge.asked) == 1 else marks(request)
     code, _, _ = lensmith(*command(bench, "--judge-url", judge.url, "--yes", "--judge-parallel", "1"))

@@ -110,6 +110,44 @@ def test_a_judge_that_fails_does_not_stop_the_others_and_is_asked_again(
     assert json.loads((out / "vicuna80" / "summary.json").read_text())["score"] == pytest.approx(75.0)
 
 
+def test_judges_are_not_asked_about_a_part(
+    artifact: Path, tmp_path: Path, lensmith: Lensmith, judge: Any, loads: list[Path]
+) -> None:
+    pytest.importorskip("openai")
+    (tmp_path / "bench").mkdir()
+    for name in ("question", "answers_reference"):
+        rows = [{"question_id": n, "text": f"{name} {n}", "category": "generic"} for n in range(3)]
+        (tmp_path / "bench" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = suite(tmp_path, {"name": "vicuna80", "data": "bench", "limit": 2})
+    code, said, told = lensmith(
+        "eval", artifact, "--suite", file, "--output", tmp_path / "out", "--judge-url", judge.url
+    )
+    assert code == 0, told
+    assert "not scored" in said
+    assert judge.asked == []
+
+
+def test_several_files_are_runs_only_where_that_means_something(
+    questions: Path, tmp_path: Path, lensmith: Lensmith
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question_id": "q0", "prompt": "", "text": "red"}\n')
+    code, _, said = lensmith("score", "vqa", "-p", tmp_path / "a.jsonl", "-p", tmp_path / "b.jsonl", "-d", questions)
+    assert code == 2
+    assert "b.jsonl: only one file of such predictions is scored" in said
+
+
+def test_questions_that_could_not_be_asked_are_noted(
+    artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith
+) -> None:
+    (questions / "pictures" / "0.png").write_bytes(b"no picture")
+    command = ("eval", artifact, "-b", "vqa", "-d", questions, "-O", tmp_path / "out", "--keep-going", "--limit", "2")
+    code, _, said = lensmith(*command, "--max-new-tokens", "2")
+    assert code == 0
+    assert "1 questions could not be asked; their answers are empty: q0" in said
+    assert "could not be asked" in lensmith(*command, "--max-new-tokens", "2")[2]  # nor forgotten when it is read again
+
+
 @pytest.mark.parametrize(
     ("entries", "more", "message"),
     [
