@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small_llava
-from processes import publish, table, versions
+from processes import draw, publish, table, versions
 
 CLAIM = 1.9
 """Times the useful tokens a second of the padded baseline."""
@@ -222,12 +222,17 @@ def report(
             "",
             f"The connector's gradients differ by at most {worst:.1e} of their norm. Encoding the pictures once took"
             f" {filling:.1f} s, the second model's loading included. Cached features take the decoding of pictures and"
-            " the encoder out of a step; data workers can hide the data column where cores are free.",
+            " the encoder out of a step; data workers can hide the data column where cores are free. What remains is"
+            " the language model's forward and backward pass over useful positions alone.",
+            "",
+            "![ratios](feature_cache.svg)",
             "",
             f"{versions('torch', 'transformers', 'lensmith')}",
             "",
         ]
     )
+    bars = {name: (min(v), statistics.median(v), max(v)) for name, v in ratios.items()}
+    draw("feature_cache", {"stage 1": bars}, "useful tokens a second, times transformers padded")
     return publish("feature_cache", text, failures)
 
 

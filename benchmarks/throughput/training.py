@@ -64,7 +64,8 @@ def main() -> int:
         " thread, 144 picture positions, lengths as uneven as the 665K mixture's. Useful tokens (not padding) a CPU"
         f" second over those of the padded baseline in the same round, medians of {arguments.repeats} interleaved"
         " rounds with their range. Memory is the most resident above the loaded model, each variant in its own"
-        " process.\n\n" + "\n\n".join(sections) + "\n\n![ratios](throughput_training.svg)\n"
+        " process. What remains of a step is matrix products over useful positions, the head's at"
+        " supervised ones.\n\n" + "\n\n".join(sections) + "\n\n![ratios](throughput_training.svg)\n"
     )
     return publish("throughput_training", text, failures)
 

@@ -70,7 +70,8 @@ class TrainUnit:
         if self.needs is not None:
             spec = spec.model_copy(update={"start_from": self.needs.artifact.resolve()})
         files.write_json(self.folder / "spec.json", dump(spec))
-        begun = (self.folder / "run" / "checkpoints" / self.stage).is_dir()
+        # As training sees it: a folder without a whole checkpoint is nothing to resume from.
+        begun = any((self.folder / "run" / "checkpoints" / self.stage).glob("step-*/manifest.json"))
         resume = ["--resume"] if begun else []
         return ["train", str(self.folder / "spec.json"), "--output", str(self.folder / "run"), *resume]
 
@@ -92,12 +93,12 @@ class Score:
     @property
     def written(self) -> bool:
         """Whether the summary is there."""
-        return self.summary.is_file()
+        return bool(self.told())
 
     @property
     def unscored(self) -> str:
         """Why what was answered could not be scored; empty where it could, or is not there."""
-        return str(self.told().get("unscored", "")) if self.written else ""
+        return str(self.told().get("unscored", ""))
 
     @property
     def done(self) -> bool:
@@ -105,9 +106,11 @@ class Score:
         return self.written and not self.unscored
 
     def told(self) -> dict[str, Any]:
-        """The summary."""
-        loaded: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-        return loaded
+        """The summary; empty where there is none that can be read."""
+        try:
+            return dict(json.loads(self.summary.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     @property
     def summary(self) -> Path:

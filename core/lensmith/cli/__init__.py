@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
+
+_USERS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}
+"""What the system may refuse, and only its user can mend."""
 
 
 def main() -> None:
@@ -24,6 +28,11 @@ def main() -> None:
         sys.exit(128 + stopped.signal)
     except (LensmithError, RegistryError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _USERS or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

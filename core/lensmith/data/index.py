@@ -105,7 +105,7 @@ def decoded(file: Path, text: bytes, start: int, line: int | None = None) -> Any
             place, column = f"{file}:{line_of(file, start) + error.lineno - 1}", ""
         else:
             place, column = f"{file}:{line}", f" at column {error.colno}"
-        raise DataError(f"{place}: not valid JSON: {error.msg}{column}") from error
+        raise DataError(f"{place}: not valid JSON: {error.msg.removesuffix(' at')}{column}") from error
     except UnicodeDecodeError as error:
         place = f"{file}" if line is None else f"{file}:{line}"
         raise DataError(f"{place}: not UTF-8 text: {error}") from error

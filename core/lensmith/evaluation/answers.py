@@ -40,7 +40,8 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         LensmithError: it holds answers of another run; says what differs.
     """
     path = folder / _RUN
-    if not path.exists():
+    empty = path.exists() and not path.stat().st_size and not (folder / _FOLDER).exists()  # a full disk left that
+    if empty or not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, identity)
         return

@@ -41,8 +41,8 @@ class AnswerFile:
             ) from None
         try:
             self._lock()
-            self._repair()
             self._agree(path.with_name(f"{path.name}.settings.json"), dict(settings))
+            self._repair()  # only now is it known to be ours
         except BaseException:
             self._file.close()
             raise

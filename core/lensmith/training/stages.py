@@ -23,6 +23,7 @@ from lensmith.loading import restore
 from lensmith.spec.build import load_spec
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
+from lensmith.training.alone import alone
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
 from lensmith.training.hardware import accelerator, require_hardware, set_tf32
@@ -66,6 +67,11 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
         parts.stage_of(spec, options.only)
     launch.end_with_launcher()
     distributed.start()
+    with alone(options.output):
+        return _run(spec, options)
+
+
+def _run(spec: RunSpec, options: Options) -> list[Path]:
     _check_folder(spec, options)
     previous = spec.start_from
     made = []
@@ -73,6 +79,7 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
         artifact = options.output / name
         if artifact.exists() and (options.resume or (options.only is not None and name != options.only)):
             checkpoint.check_same(artifact, _identity(spec, name, stage), _as_now)
+            _check_beginning(artifact, previous)
         elif options.only is None or name == options.only:
             stopped = _Stage(spec, name, stage, previous, options).run(artifact)
             last = name in (options.only, list(spec.stages)[-1])
@@ -85,6 +92,20 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
         if name == options.only:
             break
     return made
+
+
+def _check_beginning(artifact: Path, previous: Path | None) -> None:
+    """Refuse a finished stage that was trained from another artifact than the one that is before it now.
+
+    Raises:
+        TrainingError: naming both.
+    """
+    began = Manifest.read(artifact).data.get("starts_from")
+    if previous is not None and began and began != files.sha256(previous / MANIFEST):
+        raise TrainingError(
+            f"{artifact} was not trained from the {previous} that is there now; delete it to train it again, or restore"
+            " what it began from"
+        )
 
 
 def _check_folder(spec: RunSpec, options: Options) -> None:
@@ -201,21 +222,32 @@ class _Stage:
             artifacts.write_artifact(folder, model, state, tuner, self.stage.tuner, provenance)
 
         stop = StopRequest(engine.device, quick=not launch.is_worker())
+        done = saved = start
 
         def after_step(step: int) -> None:
+            nonlocal done, saved
+            done = step
             every, keep = self.stage.checkpoints.every, self.stage.checkpoints.keep
             stopped = stop.agreed()
             if step == steps or not (stopped or (every and step % every == 0)):
                 return
             target = checkpoint.folder_of(self.options.output, self.name, step)
             checkpoint.save(engine, target, lambda folder, state: write(folder, state, step), keep)
+            saved = step
             if stopped:
                 raise _interrupted(stopped, f"after step {step} of {steps}; the checkpoint is {target}")
 
         settings = _identity(self.spec, self.name, self.stage)
         with stop:
             with open_log(self.spec.logging, self.options.output, self.name, start, steps, settings) as log:
-                loop.run(engine, feed, self.stage, start, log, after_step)
+                try:
+                    loop.run(engine, feed, self.stage, start, log, after_step)
+                except DataError:
+                    if distributed.world() == 1 and done > saved:  # other ranks are in the middle of a step
+                        target = checkpoint.folder_of(self.options.output, self.name, done)
+                        keep = self.stage.checkpoints.keep
+                        checkpoint.save(engine, target, lambda folder, state: write(folder, state, done), keep)
+                    raise
             self.publish(engine, artifact, lambda folder, state: write(folder, state, steps))
             engine.engine.destroy()
             if features is not None:

@@ -131,18 +131,38 @@ def _references(data: Path) -> dict[Any, dict[str, Any]]:
     path = find(data, "the reference captions", *_FILES)
     document, lines = read_records(path)
     if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
-        found: dict[Any, dict[str, Any]] = {
-            e["id"]: {"image": e["file_name"], "captions": []} for e in document["images"]
-        }
-        for entry in document["annotations"]:
-            found[entry["image_id"]]["captions"].append(entry["caption"])
-        return {identity: row for identity, row in found.items() if row["captions"]}
+        return _coco(document, path)
     found = {}
     for line in lines:
         value: Mapping[str, Any] = require(line, {}, "a row")
         identity = value.get("id", value.get("image"))
-        captions = value.get("captions") or ([value["caption"]] if "caption" in value else [])
-        if identity is None or not captions or not all(isinstance(caption, str) for caption in captions):
-            raise DataError(f"{line.place}: a row is {{id, image, captions: [text, …]}}, this has {', '.join(value)}")
-        found[identity] = {"image": value.get("image", str(identity)), "captions": list(captions)}
+        captions = value.get("captions") or value.get("caption")
+        captions = [captions] if isinstance(captions, str) else captions
+        texts = isinstance(captions, list) and captions and all(isinstance(caption, str) for caption in captions)
+        if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not texts:
+            raise DataError(
+                f"{line.place}: a row is {{id, image, captions: [text, …]}}, with an id that is text or a number; this"
+                f" has {', '.join(f'{key}: {told!r:.40}' for key, told in value.items())}"
+            )
+        image = value.get("image", str(identity))
+        if not isinstance(image, str):
+            raise DataError(f"{line.place}: 'image' is {image!r:.40}, not the name of a picture")
+        found[identity] = {"image": image, "captions": captions}
     return found
+
+
+def _coco(document: Mapping[str, Any], path: Path) -> dict[Any, dict[str, Any]]:
+    """The pictures of COCO's annotations that have captions."""
+    require(Line(document, str(path)), {"images": list, "annotations": list}, "COCO's captions file")
+    found: dict[Any, dict[str, Any]] = {}
+    for number, image in enumerate(document["images"], 1):
+        keys = {"id": (int, str), "file_name": str}
+        value = require(Line(image, f"{path}, image {number}"), keys, "a picture of COCO")
+        found[value["id"]] = {"image": value["file_name"], "captions": []}
+    for number, annotation in enumerate(document["annotations"], 1):
+        line = Line(annotation, f"{path}, annotation {number}")
+        value = require(line, {"image_id": (int, str), "caption": str}, "a caption of COCO")
+        if value["image_id"] not in found:
+            raise DataError(f"{line.place}: its picture {value['image_id']!r} is not among the `images`")
+        found[value["image_id"]]["captions"].append(value["caption"])
+    return {identity: row for identity, row in found.items() if row["captions"]}

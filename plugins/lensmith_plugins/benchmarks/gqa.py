@@ -48,7 +48,7 @@ class Gqa(Benchmark):
             Item(
                 identity,
                 ask(question["question"], SHORT),
-                (pictures(f"{question['imageId']}.jpg"),),
+                (pictures(f"{_picture_of(identity, question)}.jpg"),),
                 question["answer"],
                 question["types"]["structural"],
             )
@@ -104,12 +104,20 @@ class Gqa(Benchmark):
                 )
                 if choices is not None:
                     for name, key in (("validity", "valid"), ("plausibility", "plausible")):
-                        allowed = _COMMON if "Common" in (types["detailed"] or "") else choices[identity][key]
+                        common = "Common" in (types.get("detailed") or "")
+                        allowed = _COMMON if common else _allowed(choices, identity, key)
                         extra[name].append(float(replies[identity] in allowed))
             if self.spec.consistency and right:
-                entailed = [e for e in question["entailed"] if e != identity]
+                line = Line(question, f"question {identity}")
+                named_there = require(line, {"entailed": list}, "a question of GQA")["entailed"]
+                entailed = [e for e in named_there if e != identity]
                 if predictions.partial:
                     entailed = [e for e in entailed if e in replies]
+                if absent := [e for e in entailed if e not in questions]:
+                    raise DataError(
+                        f"question {identity} entails {named(absent)}, not among the questions; consistency needs the"
+                        " file of all questions, balanced or not"
+                    )
                 if entailed:
                     inferred = [float(replies.get(e) == questions[e]["answer"]) for e in entailed]
                     extra["consistency"].append(sum(inferred) / len(inferred))
@@ -146,15 +154,38 @@ def _questions(data: Path) -> dict[str, dict[str, Any]]:
     document = read_json(path)
     if not isinstance(document, dict) or not document:
         raise DataError(f"{path}: not an object of questions by id, as GQA's question files are")
-    keys = {"question": str, "answer": str, "types": dict, "semantic": list}
     for identity, question in document.items():
-        require(Line(question, f"{path}, question {identity}"), keys, "a question of GQA")
+        _check(Line(question, f"{path}, question {identity}"))
     return document
 
 
-def _choices(data: Path) -> dict[str, dict[str, list[str]]]:
-    loaded: dict[str, dict[str, list[str]]] = read_json(find(data, "the choices of GQA", "*choices.json"))
+def _check(line: Line) -> None:
+    keys = {"question": str, "answer": str, "types": dict, "groups": dict, "semantic": list}
+    question = require(line, keys, "a question of GQA")
+    require(Line(question["types"], f"{line.place}, types"), {"structural": str, "semantic": str}, "a question of GQA")
+    for step in question["semantic"]:
+        require(Line(step, f"{line.place}, semantic"), {"operation": str, "argument": str}, "a step of a GQA question")
+    if not isinstance(question.get("isBalanced"), bool):
+        raise DataError(f"{line.place}: no 'isBalanced' that is true or false, which a question of GQA has")
+
+
+def _picture_of(identity: str, question: Mapping[str, Any]) -> Any:
+    return require(Line(question, f"question {identity}"), {"imageId": (str, int)}, "a question of GQA")["imageId"]
+
+
+def _choices(data: Path) -> dict[str, Any]:
+    path = find(data, "the choices of GQA", "*choices.json")
+    loaded = read_json(path)
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path}: not an object of choices by question, as GQA's choices files are")
     return loaded
+
+
+def _allowed(choices: Mapping[str, Any], identity: str, key: str) -> Any:
+    if identity not in choices:
+        raise DataError(f"question {identity} is not in the file of choices")
+    line = Line(choices[identity], f"the choices of question {identity}")
+    return require(line, {key: list}, "GQA's choices file")[key]
 
 
 def _steps(question: Mapping[str, Any]) -> int:
@@ -167,7 +198,7 @@ def _distribution(questions: Mapping[str, Mapping[str, Any]], replies: Mapping[s
     gold: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     told: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for identity, question in questions.items():
-        group = question["groups"]["global"]
+        group = question["groups"].get("global")
         if group is not None and question["isBalanced"] and identity in replies:
             gold[group][question["answer"]] += 1
             told[group][replies[identity]] += 1

@@ -8,9 +8,9 @@ from typing import Any
 
 from lensmith import DataError
 from lensmith.evaluation.files import Line, PictureFolder, find, last_of_each, read_json_lines, require
-from lensmith.interfaces.benchmark import Item, Predictions
+from lensmith.interfaces.benchmark import Item, Prediction, Predictions
 from lensmith_plugins.benchmarks.judge_texts import RULE_LLAVA_BENCH
-from lensmith_plugins.benchmarks.pairwise import Pair, Pairwise
+from lensmith_plugins.benchmarks.pairwise import STRAYS, Pair, Pairwise
 from lensmith_plugins.benchmarks.specs import LlavaBenchSpec
 
 _QUESTIONS = ("questions.jsonl", "*question*.jsonl")
@@ -35,16 +35,12 @@ class LlavaBench(Pairwise):
         """See `Pairwise.pairs`."""
         questions = [_question(line) for line in read_json_lines(find(data, "the questions", *_QUESTIONS))]
         references = [_answer(line) for line in read_json_lines(find(data, "the reference answers", *_REFERENCES))]
-        context = {
-            line.value["image"]: line.value["caption"]
-            for line in read_json_lines(find(data, "the captions (context)", *_CONTEXT))
-        }
+        context = dict(map(_caption, read_json_lines(find(data, "the captions (context)", *_CONTEXT))))
         pairs = []
         for question, reference, row in matched(questions, references, predictions, by_id=self.spec.pairing == "id"):
             caption = context.get(question["image"])
             if caption is None:
                 raise DataError(f"question {question['question_id']}: no caption of {question['image']} in the context")
-            caption = "\n".join(caption) if isinstance(caption, list) else caption
             content = (
                 f"[Context]\n{caption}\n\n{dialogue(question['text'], reference['text'], row.text)}"
                 f"[System]\n{RULE_LLAVA_BENCH}\n\n"
@@ -59,6 +55,7 @@ class LlavaBench(Pairwise):
                     row.text,
                     content,
                     row.place,
+                    strays(question, reference, row),
                 )
             )
         return pairs
@@ -94,6 +91,19 @@ def matched(
             " are paired line by line, so that there must be as many (`pairing=id` pairs by question)"
         )
     return list(zip(questions, references, predictions.rows, strict=False))
+
+
+def strays(question: Mapping[str, Any], reference: Mapping[str, Any], row: Prediction) -> tuple[str, ...]:
+    """Which of the two answers say another question's id, 1 and "1" being the same."""
+    ids = (reference["question_id"], row.question_id)
+    own = str(question["question_id"])
+    return tuple(what for what, identity in zip(STRAYS, ids, strict=True) if str(identity) != own)
+
+
+def _caption(line: Line) -> tuple[str, str]:
+    value = require(line, {"image": str, "caption": (str, list)}, "a caption of the context")
+    caption = value["caption"]
+    return value["image"], "\n".join(map(str, caption)) if isinstance(caption, list) else caption
 
 
 def _question(line: Line) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import base64
 import binascii
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lensmith import Benchmark, DataError, LensmithError
 from lensmith.evaluation.files import Reader, find, find_all, last_of_each, named
@@ -17,10 +17,8 @@ from lensmith.interfaces.benchmark import Item, Judge, JudgeRequest, Prediction,
 from lensmith_plugins.benchmarks import options
 from lensmith_plugins.benchmarks.judge_texts import OPTION_JUDGE, OPTION_JUDGE_CN
 from lensmith_plugins.benchmarks.specs import MmBenchSpec
+from lensmith_plugins.benchmarks.tables import read_table, write_workbook
 from lensmith_plugins.benchmarks.texts import LETTER, LETTER_CN, ask
-
-if TYPE_CHECKING:
-    import pandas
 
 _STEP = 1_000_000
 """Copies of a question with its options rotated have its index plus multiples of this."""
@@ -58,14 +56,11 @@ class MmBench(Benchmark):
     def read(self, files: Sequence[Path]) -> Predictions:
         """LLaVA's answer lines, or the upload as xlsx, whose column `prediction` holds the replies."""
         if len(files) == 1 and files[0].suffix in (".xlsx", ".tsv", ".csv"):
-            table = _read(files[0])
+            table = read_table(files[0])
             if absent := [column for column in ("index", "prediction") if column not in table]:
                 raise DataError(f"{files[0]}:1: no column {' and no '.join(absent)}, which an upload of MMBench has")
-            records = table.to_dict("records")
-            rows = [
-                Prediction(int(r["index"]), _text(r["prediction"]), place=f"{files[0]}:{n}", data=r)
-                for n, r in enumerate(records, 2)
-            ]
+            records = _numbered(files[0], table.to_dict("records"))
+            rows = [Prediction(r["index"], _text(r["prediction"]), place=place, data=r) for place, r in records.items()]
             return Predictions([row for row in rows if row.text], "upload")
         return Reader(described="an upload with the columns index and prediction (xlsx)")(files)
 
@@ -94,7 +89,13 @@ class MmBench(Benchmark):
         return items
 
     def score(self, predictions: Predictions, data: Path, judge: Judge | None = None) -> Scores:
-        """Percent of the questions all of whose rotations are right, by split, ability and category."""
+        """Percent of the questions all of whose rotations are right, by split, ability and category.
+
+        Of a `partial` run only questions count all of whose rotations were asked.
+
+        Raises:
+            DataError: rows without an answer, or a partial run in which no question was asked in all its rotations.
+        """
         notes: list[str] = []
         replies, rows = self._replies_and_rows(predictions, data, notes)
         letters = self._letters(replies, rows, judge, notes)
@@ -150,13 +151,14 @@ class MmBench(Benchmark):
                 f"{data}: rows without an answer, as of the test split, which only MMBench's server scores; write the"
                 " upload with `lensmith eval` and hand it in"
             )
-        if predictions.partial:
-            rows = [row for row in rows if int(row["index"]) in given]
         ids = {int(row["index"]) for row in rows}
-        if missing := sorted(ids - set(given)):
-            notes.append(f"{len(missing)} rows without a reply, wrong: {named(missing)}")
         if foreign := [index for index in given if index not in ids]:
             notes.append(f"{len(foreign)} replies to rows that are not in the table, left out: {named(foreign)}")
+        if predictions.partial:
+            rows = _whole_groups(rows, given, notes)
+            ids = {int(row["index"]) for row in rows}
+        if missing := sorted(ids - set(given)):
+            notes.append(f"{len(missing)} rows without a reply, wrong: {named(missing)}")
         return {int(index): row.text for index, row in given.items() if index in ids}, rows
 
     def _letters(
@@ -227,14 +229,14 @@ class MmBench(Benchmark):
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """The server's xlsx: the table without pictures, with the column `prediction`."""
         path = find(data, "the table of MMBench", *self.files)
-        table = _read(path)
+        table = read_table(path)
         if absent := [column for column in _DROPPED if column not in table]:
             raise DataError(f"{path}:1: no column {', '.join(absent)}, which MMBench's tables have")
         replies = {int(row.question_id): row.text for row in predictions.rows}
         table = table.drop(columns=list(_DROPPED))
         table.insert(_UPLOAD_COLUMN, "prediction", [replies.get(int(index)) for index in table["index"]])
         target = folder / "mmbench_upload.xlsx"
-        table.to_excel(target, index=False, engine="openpyxl")
+        write_workbook(table, target)
         return [target]
 
 
@@ -260,25 +262,43 @@ def _choices_of_llava(row: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _read(path: Path) -> pandas.DataFrame:
-    """A table as pandas reads it, which takes words like `None` and `NA` for empty cells; scorers depend on that."""
-    import pandas
-
-    try:
-        if path.suffix == ".xlsx":
-            return pandas.read_excel(path, engine="openpyxl")
-        return pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
-
-
 def _rows(data: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows of the official table by file and line."""
     path = find(data, "the table of MMBench", *names)
-    table = _read(path)
+    table = read_table(path)
     if absent := [column for column in ("index", "question", "A", "B") if column not in table]:
         raise DataError(f"{path}:1: no column {', '.join(absent)}; MMBench's tables have index, question, A, B, …")
-    return {f"{path}:{number}": row for number, row in enumerate(table.to_dict("records"), 2)}
+    return _numbered(path, table.to_dict("records"))
+
+
+def _numbered(path: Path, records: Sequence[Mapping[Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows by file and line, their `index` as a whole number."""
+    rows = {}
+    for number, record in enumerate(records, 2):
+        try:
+            rows[f"{path}:{number}"] = {**record, "index": int(record["index"])}
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{path}:{number}: its index is {record['index']!r:.40}, not a whole number") from error
+    return rows
+
+
+def _whole_groups(rows: Sequence[dict[str, Any]], given: Collection[Any], notes: list[str]) -> list[dict[str, Any]]:
+    """Rows of the questions that were asked in all their rotations.
+
+    Raises:
+        DataError: there are none.
+    """
+    indices = {int(row["index"]) for row in rows}
+    cut = {index % _STEP for index in indices if index not in given or index % _STEP not in indices}
+    whole = [row for row in rows if int(row["index"]) % _STEP not in cut]
+    if not whole:
+        raise DataError(
+            "no question was asked in all rotations of its options, and circular accuracy counts only such questions;"
+            " ask more of them (--limit)"
+        )
+    if begun := {index % _STEP for index in indices if index in given} & cut:
+        notes.append(f"{len(begun)} questions were asked in some of their rotations only, not counted")
+    return whole
 
 
 def _missing(value: Any) -> bool:

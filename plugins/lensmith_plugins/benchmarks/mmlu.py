@@ -14,6 +14,7 @@ from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.mmlu_subjects import GROUPS, SUBJECTS
 from lensmith_plugins.benchmarks.specs import MmluSpec
+from lensmith_plugins.benchmarks.tables import read_table
 
 if TYPE_CHECKING:
     import pandas
@@ -29,6 +30,18 @@ def best_letter(logprobs: Mapping[str, float]) -> str:
     return _LETTERS[values.index(max(values))]
 
 
+def _likeliest(logprobs: Mapping[str, Any], place: str) -> str:
+    """`best_letter` of what a file holds.
+
+    Raises:
+        DataError: the value of a letter is no number.
+    """
+    for key, value in logprobs.items():
+        if key.strip() in tuple(_LETTERS) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(f"{place}: the log-probability of {key.strip()} is {value!r:.40}, not a number")
+    return best_letter(logprobs)
+
+
 def _by_subject(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
     """Letters, log-probabilities by letter, or four of them, listed by subject: `{subject: [… one a question]}`."""
     if not isinstance(document, dict) or not document or not all(isinstance(v, list) for v in document.values()):
@@ -40,9 +53,9 @@ def _by_subject(document: Any, lines: Sequence[Line]) -> list[Prediction] | None
             if isinstance(answer, str):
                 letter = answer
             elif isinstance(answer, dict):
-                letter = best_letter(answer)
+                letter = _likeliest(answer, place)
             elif isinstance(answer, list) and len(answer) == len(_LETTERS):
-                letter = best_letter(dict(zip(_LETTERS, answer, strict=True)))
+                letter = _likeliest(dict(zip(_LETTERS, answer, strict=True)), place)
             else:
                 raise DataError(f"{place}: {answer!r:.60} is neither a letter nor log-probabilities of A to D")
             rows.append(Prediction(f"{subject}/{number}", letter, place=place))
@@ -152,7 +165,7 @@ def _formatted(table: pandas.DataFrame, number: int) -> str:
 
 def _letter(row: Prediction) -> str:
     logprobs = row.data.get("logprobs")
-    return best_letter(logprobs) if isinstance(logprobs, dict) else row.text.strip()
+    return _likeliest(logprobs, row.place) if isinstance(logprobs, dict) else row.text.strip()
 
 
 def _percent(values: Sequence[float]) -> float:
@@ -174,13 +187,8 @@ def _tables(data: Path, split: str) -> dict[str, pandas.DataFrame]:
 
 
 def _table(path: Path) -> pandas.DataFrame:
-    """A subject's table as pandas reads it: words like `None` and `NA` are empty cells and print as `nan`."""
-    import pandas
-
-    try:
-        table = pandas.read_csv(path, header=None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
+    """A subject's table; words like `None` and `NA` are empty cells and print as `nan`."""
+    table = read_table(path, header=None)
     if table.shape[1] != len(_LETTERS) + 2:
         raise DataError(f"{path}:1: {table.shape[1]} columns; a row has the question, A to D, and the right letter")
     # Object cells keep every column's own numbers; a row of mixed columns would turn integers into floats.
@@ -189,17 +197,23 @@ def _table(path: Path) -> pandas.DataFrame:
 
 def _result_folder(folder: Path) -> list[Prediction]:
     """`results_ENGINE/SUBJECT.csv`: the test table with a probability for each letter."""
-    import pandas
-
     rows = []
     for path in sorted(folder.glob("*.csv")):
-        table = pandas.read_csv(path)
+        table = read_table(path)
         columns = [next((c for c in table if str(c).endswith(f"_choice{x}_probs")), None) for x in _LETTERS]
         if None in columns:
             raise DataError(f"{path}:1: no columns …_choiceA_probs to …_choiceD_probs, which results of MMLU have")
         for number, record in enumerate(table[columns].to_numpy().tolist()):
-            letter = best_letter(dict(zip(_LETTERS, record, strict=True)))
-            rows.append(Prediction(f"{path.stem}/{number}", letter, place=f"{path}:{number + 2}"))
+            place = f"{path}:{number + 2}"
+            letter = best_letter(dict(zip(_LETTERS, [_number(cell, place) for cell in record], strict=True)))
+            rows.append(Prediction(f"{path.stem}/{number}", letter, place=place))
     if not rows:
         raise DataError(f"{folder}: no CSV results of MMLU")
     return rows
+
+
+def _number(cell: Any, place: str) -> float:
+    try:
+        return float(cell)  # one word in a column makes text of all its numbers
+    except ValueError as error:
+        raise DataError(f"{place}: the probability of a letter is {cell!r:.40}, not a number") from error

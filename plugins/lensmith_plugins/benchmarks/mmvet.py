@@ -67,7 +67,11 @@ class MmVet(Benchmark):
     spec: MmVetSpec
     judged = True
     max_new_tokens = 1024
-    read = Reader({"mapping": _mapping}, described="results {v1_0: reply, …} or grades {v1_0: {score: […]}, …}")
+    read = Reader(
+        {"mapping": _mapping},
+        described="results {v1_0: reply, …} or grades {v1_0: {score: […]}, …}",
+        runs=frozenset({"mapping"}),
+    )
 
     def items(self, data: Path, images: Path) -> list[Item]:
         """The questions, without any format sentence; their ids are numbers, as in LLaVA's file."""

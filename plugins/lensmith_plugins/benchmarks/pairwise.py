@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +27,17 @@ from lensmith_plugins.benchmarks.judge_texts import CHECKER
 from lensmith_plugins.benchmarks.specs import PairwiseSpec
 
 UNREAD = (-1.0, -1.0)
+STRAYS = ("reference answers", "answers")
 _is_review = keyed("question_id", "tuple")
 _is_old_review = keyed("question_id", "score", "reviewer_id")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A question with both answers, ready to be judged."""
+    """A question with both answers, ready to be judged.
+
+    `strays` are those of the two, `reference answers` and `answers`, that belong to a question with another id.
+    """
 
     question_id: Any
     category: str
@@ -41,6 +46,7 @@ class Pair:
     reply: str
     content: str
     place: str
+    strays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,15 @@ class Review:
     category: str
     scores: tuple[float, float]
     told: str
+
+    @property
+    def read(self) -> bool:
+        """Whether there are two marks that can be averaged: not `UNREAD`, nor `nan` or `inf`."""
+        return self.scores != UNREAD and all(map(math.isfinite, self.scores))
+
+    def kept(self, *, paper: bool) -> bool:
+        """Whether it counts; LLaVA's summary (`paper`) averages whatever there is."""
+        return paper or self.read
 
 
 def two_scores(reply: str) -> tuple[float, float]:
@@ -87,7 +102,9 @@ class Pairwise(Benchmark):
     judged = True
     max_new_tokens = 1024
     read = Reader(
-        {"reviews": reviews_form}, described="reviews {question_id, tuple, …} a line, several files being runs"
+        {"reviews": reviews_form},
+        described="reviews {question_id, tuple, …} a line, several files being runs",
+        runs=frozenset({"reviews"}),
     )
 
     @abc.abstractmethod
@@ -124,6 +141,12 @@ class Pairwise(Benchmark):
                 )
             pairs = self.pairs(predictions, data)
             asked = {pair.question_id: pair for pair in pairs}
+            for what in STRAYS:
+                if count := sum(what in pair.strays for pair in pairs):
+                    notes.append(
+                        f"{count} {what} stand beside a question with another id; they are paired line by line, as in"
+                        " LLaVA (`pairing=id` pairs by question)"
+                    )
             told = judge(self.requests(predictions, data))
             runs = []
             for start in range(0, len(told), len(pairs)):
@@ -134,14 +157,20 @@ class Pairwise(Benchmark):
                         for pair, reply in zip(pairs, replies, strict=True)
                     ]
                 )
-        unread = [f"{r.question_id} (run {n})" for n, run in enumerate(runs, 1) for r in run if r.scores == UNREAD]
+        paper = self.spec.unparsable == "paper"
+        unread = [
+            f"{review.question_id} (run {number})"
+            for number, run in enumerate(runs, 1)
+            for review in run
+            if review.scores == UNREAD or not review.kept(paper=paper)
+        ]
         if unread:
-            what = "averaged in as -1 and -1, as in the paper" if self.spec.unparsable == "paper" else "left out"
+            what = "averaged in as -1 and -1, as in the paper" if paper else "left out"
             notes.append(f"{len(unread)} of the judge's replies hold no two scores, {what}: {named(unread, 20)}")
-        metrics: dict[str, Any] = self._metrics(runs, paper=self.spec.unparsable == "paper")
+        metrics: dict[str, Any] = self._metrics(runs, paper=paper)
         metrics["as_in_the_paper"] = self._metrics(runs, paper=True)
         metrics["unparsable_replies"] = len(unread)
-        kept = [r for run in runs for r in run if self.spec.unparsable == "paper" or r.scores != UNREAD]
+        kept = [review for run in runs for review in run if review.kept(paper=paper)]
         by_question: dict[Any, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for review in kept:
             for place in (0, 1):
@@ -155,9 +184,9 @@ class Pairwise(Benchmark):
         reference, model = review.scores
         return SampleScore(
             review.question_id,
-            None if review.scores == UNREAD else model / 10,
+            model / 10 if review.read else None,
             pair.reply if pair else review.told,
-            "no two scores" if review.scores == UNREAD else f"{model:g} against {reference:g}",
+            f"{model:g} against {reference:g}" if review.read else "no two scores",
             pair.reference if pair else "",
             pair.question if pair else "",
             review.category,
@@ -182,7 +211,7 @@ class Pairwise(Benchmark):
         for run in runs:
             groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
             for review in run:
-                if paper or review.scores != UNREAD:
+                if review.kept(paper=paper):
                     groups["all"].append(review.scores)
                     if review.category:
                         groups[review.category].append(review.scores)

@@ -82,7 +82,13 @@ class Pope(Benchmark):
         samples: list[SampleScore] = []
         metrics: dict[str, Any] = {}
         quantities: list[Quantity] = []
-        for category, rows in self._categories(predictions, data, list(labels)).items():
+        by_category = self._categories(predictions, data, list(labels))
+        if not predictions.partial and (absent := [category for category in labels if category not in by_category]):
+            notes.append(
+                f"no predictions for {', '.join(absent)}, of which there are labels: F1 and accuracy are the means of"
+                f" {', '.join(by_category)} alone"
+            )
+        for category, rows in by_category.items():
             self._check_numbers(category, rows, labels[category])
             pairs = self._pairs(category, rows, labels[category], notes)
             counts = []

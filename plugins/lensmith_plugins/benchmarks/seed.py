@@ -19,6 +19,8 @@ from lensmith_plugins.benchmarks.texts import LETTER, ask, without
 _FILES = ("SEED-Bench.json", "SEED*.json")
 _LLAVA = ("llava-seed-bench.jsonl", "llava_seed*.jsonl", "llava_question_file.jsonl")
 _LETTERS = "ABCD"
+_SHOWN = {"data_id": (str, int)} | {f"choice_{letter.lower()}": (str, int, float) for letter in _LETTERS}
+"""What the model is shown, besides what scoring needs."""
 _is_upload = keyed("question_id", "prediction")
 
 
@@ -47,8 +49,9 @@ class Seed(Benchmark):
         pictures = PictureFolder(images)
         items = []
         for question in questions:
+            require(Line(question, f"question {question['question_id']}"), _SHOWN, "a question of SEED-Bench")
             options = [question[f"choice_{letter.lower()}"] for letter in _LETTERS]
-            name = question["data_id"] if question["data_type"] == "image" else f"{question['question_id']}.png"
+            name = str(question["data_id"]) if question["data_type"] == "image" else f"{question['question_id']}.png"
             lettered = dict(zip(_LETTERS, map(str, options), strict=True))
             listed = [f"{letter}. {option}" for letter, option in lettered.items()]
             items.append(
@@ -131,9 +134,18 @@ def _questions(data: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
     document = read_json(path)
     if not isinstance(document, dict) or not {"questions", "question_type"} <= document.keys():
         raise DataError(f"{path}: no `questions` and `question_type`, as SEED-Bench.json has")
+    kinds = {"questions": list, "question_type": dict}
+    require(Line(document, str(path)), kinds, "SEED-Bench.json")
+    types = {number: name for name, number in document["question_type"].items() if isinstance(number, int)}
     keys = {"question_id": (str, int), "question_type_id": int, "data_type": str, "answer": str, "question": str}
     questions = [
         require(Line(question, f"{path}, question {number}"), keys, "a question of SEED-Bench")
         for number, question in enumerate(document["questions"], 1)
     ]
-    return questions, {number: name for name, number in document["question_type"].items()}
+    for number, question in enumerate(questions, 1):
+        if question["question_type_id"] not in types:
+            raise DataError(
+                f"{path}, question {number}: its question_type_id {question['question_type_id']} is not among the types"
+                f" ({named(sorted(types), 20)})"
+            )
+    return questions, types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from lensmith.evaluation.files import Line, Reader, find, keyed, named, read_jso
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Judge, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.judge_texts import RULE_CODING, RULE_DEFAULT, RULE_MATH
-from lensmith_plugins.benchmarks.llava_bench import dialogue, matched
+from lensmith_plugins.benchmarks.llava_bench import dialogue, matched, strays
 from lensmith_plugins.benchmarks.pairwise import Pair, Pairwise, reviews_form
 from lensmith_plugins.benchmarks.specs import Vicuna80Spec
 
@@ -50,6 +51,7 @@ class Vicuna80(Pairwise):
     read = Reader(
         {"reviews": reviews_form, "judgments": _judgments},
         described="reviews {question_id, tuple, …} or FastChat's judgments {question_id, model, score, …} a line",
+        runs=frozenset({"reviews"}),
     )
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -76,6 +78,7 @@ class Vicuna80(Pairwise):
                     row.text,
                     content,
                     row.place,
+                    strays(question, reference, row),
                 )
             )
         return pairs
@@ -89,11 +92,12 @@ class Vicuna80(Pairwise):
         samples = []
         for row in predictions.rows:
             mark = float(row.data["score"])
-            if mark == -1:
+            lost = mark == -1 or (self.spec.unparsable != "paper" and not math.isfinite(mark))
+            if lost:
                 unread.append(row.question_id)
             else:
                 marks.setdefault(row.data["model"], []).append(mark)
-            told = None if mark == -1 else mark / 10
+            told = None if lost else mark / 10
             samples.append(SampleScore(row.question_id, told, row.text, f"{mark:g}", category=row.data["model"]))
         if not marks:
             raise DataError(f"none of the {len(predictions.rows)} judgments holds a mark")
@@ -101,7 +105,7 @@ class Vicuna80(Pairwise):
         every = [mark for found in marks.values() for mark in found]
         metrics: dict[str, Any] = {"mark": sum(every) / len(every)}
         metrics["models"] = {model: sum(found) / len(found) for model, found in marks.items()}
-        return Scores("mark", metrics, samples, [mean("mark", every, 1.0)], notes)
+        return Scores("mark", metrics, samples, [mean("mark", every, 1.0)], notes, full_marks=10.0)
 
 
 def _questions(data: Path) -> list[dict[str, Any]]:
@@ -110,7 +114,8 @@ def _questions(data: Path) -> list[dict[str, Any]]:
     questions = []
     for line in read_json_lines(path):
         value = dict(require(line, keys, "a question"))
-        value.setdefault("text", (value.get("turns") or [None])[0])  # FastChat writes a list of turns
+        turns = value.get("turns")  # FastChat writes a list of them
+        value.setdefault("text", turns[0] if isinstance(turns, list) and turns else None)
         if not isinstance(value["text"], str):
             raise DataError(f"{line.place}: neither `text` nor `turns`, as Vicuna's questions have")
         questions.append(value)

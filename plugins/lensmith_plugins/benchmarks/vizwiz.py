@@ -27,7 +27,7 @@ from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy, vqa
 from lensmith_plugins.benchmarks.llava_questions import question_items, question_lines
 from lensmith_plugins.benchmarks.specs import VizWizSpec
 from lensmith_plugins.benchmarks.texts import SHORT, UNANSWERABLE, ask
-from lensmith_plugins.benchmarks.vqav2 import percent
+from lensmith_plugins.benchmarks.vqav2 import human_answers, percent
 
 _ANNOTATIONS = ("annotations.json", "val.json", "test.json", "*.json")
 _LLAVA = ("llava_test.jsonl", "llava_vizwiz*.jsonl", "llava_question_file.jsonl", "*question*.jsonl")
@@ -134,10 +134,20 @@ def _annotations(data: Path, *, scored: bool) -> list[dict[str, Any]]:
     keys = {"image": str, "question": str} | ({"answers": list} if scored else {})
     for path in find_all(data, *_ANNOTATIONS):
         document = read_json(path)
-        if isinstance(document, list) and document and keys.keys() <= dict(document[0]).keys():
-            return [require(Line(e, f"{path}, entry {n}"), keys, "an annotation") for n, e in enumerate(document, 1)]
+        first = document[0] if isinstance(document, list) and document else None
+        if isinstance(first, dict) and keys.keys() <= first.keys():
+            return [_annotation(Line(entry, f"{path}, entry {n}"), keys) for n, entry in enumerate(document, 1)]
     path = find(data, "the annotations of VizWiz", *_ANNOTATIONS)
     raise DataError(f"{path}: not a list of {{{', '.join(keys)}, …}}, as the annotations of VizWiz are")
+
+
+def _annotation(line: Line, keys: dict[str, Any]) -> dict[str, Any]:
+    entry = require(line, keys, "an annotation")
+    if "answers" in entry:
+        human_answers(require(line, {"answers": list}, "an annotation"), line.place)
+    if entry.get("answerable", 1) not in (0, 1, "0", "1"):
+        raise DataError(f"{line.place}: 'answerable' is {entry['answerable']!r:.40}, which is 0 or 1 in VizWiz")
+    return entry
 
 
 def _unanswerability(pairs: Sequence[tuple[int, bool]]) -> dict[str, float]:

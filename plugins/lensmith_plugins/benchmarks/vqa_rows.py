@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ class VqaRows(Benchmark):
         pictures = PictureFolder(images)
         items = []
         for row in rows_of(data):
-            shown = row["image"] if isinstance(row["image"], list) else [row["image"]] if row["image"] else []
             prompt = ask(row["question"], self.spec.suffix)
-            files = tuple(pictures(name) for name in shown)
+            files = tuple(pictures(name) for name in row["images"])
             items.append(Item(row["id"], prompt, files, row["answers"][0], row["category"]))
         return items
 
@@ -94,10 +93,11 @@ def word_f1(prediction: str, answer: str) -> float:
 
 
 def rows_of(data: Path) -> list[dict[str, Any]]:
-    """Rows with `id`, `image`, `question`, `answers` and `category`.
+    """Rows with `id`, `images`, `question`, `answers` and `category`.
 
     Raises:
-        DataError: a row without a question or an answer, or an id that comes twice; by line.
+        DataError: a row without a question or an answer, one whose picture or answers are of another kind, or an id
+            that comes twice; by line.
     """
     path = find(data, "the questions", *_FILES)
     rows, seen = [], set()
@@ -105,11 +105,10 @@ def rows_of(data: Path) -> list[dict[str, Any]]:
         value = dict(require(line, {}, "a row"))
         identity = value.get("id", value.get("question_id"))
         question = value.get("question", value.get("text"))
-        answers: Sequence[Any] = value.get("answers") or ([value["answer"]] if "answer" in value else [])
-        texts = [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
+        texts = _texts(value, line.place)
         if isinstance(identity, bool) or not isinstance(identity, (str, int)):
             raise DataError(f"{line.place}: no `id`; a row is {{id, image, question, answers}}")
-        if not isinstance(question, str) or not texts or not all(isinstance(text, (str, int, float)) for text in texts):
+        if not isinstance(question, str) or not texts or not all(map(_is_text, texts)):
             raise DataError(f"{line.place}: row {identity!r} has no `question`, or no `answers` that are text")
         if identity in seen:
             raise DataError(f"{line.place}: the id {identity!r} comes a second time")
@@ -117,13 +116,37 @@ def rows_of(data: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": identity,
-                "image": value.get("image"),
+                "images": _images(value.get("image"), line.place),
                 "question": question,
                 "answers": [str(text) for text in texts],
                 "category": str(value.get("category", "")),
             }
         )
     return rows
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _texts(value: Mapping[str, Any], place: str) -> list[Any]:
+    """What stands for a row's answers: `answers`, a list or a single one, else `answer`."""
+    answers = value.get("answers")
+    if answers is None or answers == []:
+        return [value["answer"]] if "answer" in value else []
+    if _is_text(answers):
+        return [answers]
+    if not isinstance(answers, list):
+        raise DataError(f"{place}: 'answers' is {answers!r:.40}, neither a list of texts nor one")
+    return [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
+
+
+def _images(image: Any, place: str) -> list[str]:
+    """Names of a row's pictures; `image` is a name, a list of them, or nothing."""
+    names = image if isinstance(image, list) else [] if image in (None, "") else [image]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise DataError(f"{place}: 'image' is {wrong[0]!r:.40}, not the name of a picture or a list of names")
+    return names
 
 
 def _percent(values: Sequence[float]) -> float:

@@ -70,7 +70,7 @@ class VqaV2(Benchmark):
                 )
                 for question in document["questions"]
             ]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{files[0]}: not a question file of VQAv2 ({error!r})") from error
 
     @staticmethod
@@ -81,7 +81,7 @@ class VqaV2(Benchmark):
     @staticmethod
     def _references(data: Path) -> dict[Any, str]:
         files = find_all(data, *_ANNOTATIONS) if data.is_dir() else []
-        annotations = read_json(files[0])["annotations"] if len(files) == 1 else []
+        annotations = _annotations(files[0]) if len(files) == 1 else []
         return {entry["question_id"]: entry.get("multiple_choice_answer", "") for entry in annotations}
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
@@ -193,4 +193,17 @@ def _annotations(path: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: no list `annotations`, as the official annotations of VQAv2 have")
     keys = {"question_id": (int, str), "answers": list, "answer_type": str, "question_type": str}
-    return [require(Line(e, f"{path}, annotation {n}"), keys, "an annotation") for n, e in enumerate(records, 1)]
+    lines = [Line(record, f"{path}, annotation {number}") for number, record in enumerate(records, 1)]
+    return [human_answers(require(line, keys, "an annotation"), line.place) for line in lines]
+
+
+def human_answers(entry: dict[str, Any], place: str) -> dict[str, Any]:
+    """The annotation, whose `answers` are objects with `answer`.
+
+    Raises:
+        DataError: one is not, as where they are written as mere texts.
+    """
+    for number, record in enumerate(entry["answers"], 1):
+        if not (isinstance(record, dict) and isinstance(record.get("answer"), str)):  # the message is made on demand
+            require(Line(record, f"{place}, answer {number}"), {"answer": str}, "an answer of an annotator")
+    return entry

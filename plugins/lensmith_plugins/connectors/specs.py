@@ -40,7 +40,7 @@ class TokenwiseSpec(ConnectorSpec, abc.ABC):
 class LayersSpec(ConnectorSpec, abc.ABC):
     """A connector that ends in linear layers with activations between them: W to D, then D to D."""
 
-    depth: Annotated[int, Field(ge=1)] = 2
+    depth: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of linear layers, at least 1. Default 2."""
 
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"

@@ -187,6 +187,24 @@ def test_what_a_variant_changes_is_told_by_both_specs(study: Callable[..., Path]
     assert difference(reference, reference, read) == {}
 
 
+def test_only_a_whole_checkpoint_is_resumed(study: Callable[..., Path], tmp_path: Path) -> None:
+    """A stop during the first one leaves a folder that training calls nothing to resume."""
+    (unit, *_) = prepare(study(), tmp_path / "out").work.units()
+    checkpoints = unit.folder / "run" / "checkpoints" / "align"
+    (checkpoints / ".writing-step-00000001").mkdir(parents=True)
+    assert "--resume" not in unit.arguments()
+    (checkpoints / "step-00000001").mkdir()
+    write_json(checkpoints / "step-00000001" / "manifest.json", {})
+    assert unit.arguments()[-1] == "--resume"
+
+
+def test_a_torn_summary_is_no_score(study: Callable[..., Path], tmp_path: Path) -> None:
+    (unit,) = prepare(study(benchmarks=[VQA]), tmp_path / "out").work.scoring.values()
+    unit.scores[0].summary.parent.mkdir(parents=True)
+    unit.scores[0].summary.write_text("")
+    assert (unit.done, unit.ended) == (False, False)
+
+
 class TestSharing:
     def test_equal_first_stages_are_one(self, study: Callable[..., Path], tmp_path: Path) -> None:
         prepared = prepare(study(axes={f"{TUNE}.tuner.rank": [2, 4, 8]}, benchmarks=[VQA]), tmp_path / "out")

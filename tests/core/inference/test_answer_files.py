@@ -233,6 +233,17 @@ def test_options_that_do_not_go_together(
     assert (code, said.count("x.jsonl cannot be written (No such file or directory)")) == (2, 1)
 
 
+@pytest.mark.parametrize("text", ['{"notes": "one line, no newline"}', "line one\nline two, no newline"])
+def test_a_file_that_is_not_ours_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    from lensmith.inference.answer_file import AnswerFile
+
+    file = tmp_path / "notes.txt"
+    file.write_text(text)
+    with pytest.raises(lensmith.DataError, match="holds something already"):
+        AnswerFile(file, {})
+    assert file.read_text() == text
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lensmith.inference.answer_file import AnswerFile
 

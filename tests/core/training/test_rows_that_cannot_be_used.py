@@ -13,6 +13,7 @@ from PIL import Image
 import lensmith
 from lensmith.errors import DataError, TrainingError
 from lensmith.training.loop import GradientWatch
+from lensmith.training.progress import Metrics
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -235,3 +236,31 @@ class TestWhatTrainsIsUsed:
         with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower lr, set gradient_clipping"):
             lensmith.train(spec, output=tmp_path)
         assert not (tmp_path / "align").exists()
+
+
+def test_a_picture_that_cannot_be_read_costs_no_step(
+    lab: Any, spec_of_data: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learnt before it is kept, and the run goes on once the file is mended."""
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:2] + lines[3:5] + lines[6:]))  # three steps of good rows
+    whole = lab.train(spec_of_data(), tmp_path / "whole")
+    seen: list[str] = []
+    write = Metrics.write
+
+    def breaks(self: Metrics, entry: dict[str, Any]) -> None:
+        write(self, entry)
+        if entry["step"] == 2:
+            for picture in data.parent.glob("*.png"):
+                seen.append(picture.name)
+                picture.rename(picture.with_suffix(".away"))
+
+    monkeypatch.setattr(Metrics, "write", breaks)
+    with pytest.raises(DataError, match=r"\.png"):
+        lensmith.train(spec_of_data(), output=tmp_path / "run")
+    monkeypatch.setattr(Metrics, "write", write)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints" / "only").iterdir()] == ["step-00000002"]
+    for name in seen:
+        (data.parent / name).with_suffix(".away").rename(data.parent / name)
+    lensmith.train(spec_of_data(), output=tmp_path / "run", resume=True)
+    assert lab.run(tmp_path / "run").losses("only") == whole.losses("only")

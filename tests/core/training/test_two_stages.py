@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 import lensmith
 from lensmith.errors import TrainingError
 from lensmith.spec.build import load_spec
+from lensmith.training.alone import alone
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +208,22 @@ class TestFolders:
         spec["stages"]["align"]["lr"] = 3e-3
         with pytest.raises(lensmith.ArtifactError, match=r"was trained with another spec: spec\.lr differ"):
             lensmith.train(spec, output=run.folder, resume=True)
+
+    def test_a_stage_before_that_was_trained_again(self, run: Any, spec_of_two: dict[str, Any], tmp_path: Path) -> None:
+        """What follows it began from something else."""
+        folder = shutil.copytree(run.folder, tmp_path / "run")
+        manifest = folder / "align" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"steps"', '"steps" ', 1))
+        with pytest.raises(TrainingError, match=r"tune was not trained from the .*align that is there now; delete it"):
+            lensmith.train(spec_of_two, output=folder, resume=True)
+
+    def test_one_run_at_a_time(self, spec_of_two: dict[str, Any], tmp_path: Path) -> None:
+        with alone(tmp_path / "run"), pytest.raises(TrainingError, match=r"another process trains into .*run; wait"):
+            lensmith.train(spec_of_two, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()  # nothing came of either
+        (tmp_path / "file").touch()
+        with pytest.raises(TrainingError, match="file cannot be written"):
+            lensmith.train(spec_of_two, output=tmp_path / "file")
 
     def test_stages_that_are_not_there(self, spec_of_two: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(lensmith.LensmithError, match="there is no stage 'polish'; stages: align, tune"):
