@@ -132,6 +132,16 @@ def _at(plain: Any, path: str, folder: Path) -> Any:
             plain = plain[int(key)]
         else:
             return None
-    if isinstance(plain, str) and plain.startswith(f"{folder}/"):
-        return plain.removeprefix(f"{folder}/")
-    return plain["name"] if isinstance(plain, Mapping) and "name" in plain else plain
+    return _brief(plain, folder)
+
+
+def _brief(value: Any, folder: Path) -> Any:
+    """A part by its name, a source by its path."""
+    if isinstance(value, str):
+        return value.removeprefix(f"{folder}/")
+    if isinstance(value, list):
+        return [_brief(each, folder) for each in value]
+    if isinstance(value, Mapping):
+        known = next((key for key in ("name", "path") if key in value), None)
+        return dict(value) if known is None else _brief(value[known], folder)
+    return value

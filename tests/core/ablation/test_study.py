@@ -185,6 +185,12 @@ def test_what_a_variant_changes_is_told_by_both_specs(study: Callable[..., Path]
     assert changes["model.image_splitter"] == ("pad", {"name": "square"})
     assert difference(reference, other, read)["model.connector.depth"] == (3, 2)
     assert difference(reference, reference, read) == {}
+    sources = {f"{TUNE}.data.sources": [{"path": "more/rows.jsonl"}]}
+    read = read_study(study(axes={"rows": {"base": {}, "other": sources}}))
+    reference, other = variants(read)
+    assert difference(other, reference, read) == {
+        f"{TUNE}.data.sources": (["rows.jsonl"], [{"path": "more/rows.jsonl"}])
+    }
 
 
 def test_only_a_whole_checkpoint_is_resumed(study: Callable[..., Path], tmp_path: Path) -> None:
