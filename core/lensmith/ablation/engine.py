@@ -97,6 +97,9 @@ def report(prepared: Prepared) -> StudyResult:
     result = collect(prepared.study, prepared.variants, prepared.work)
     folder = report_path(prepared.output)
     folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("relative*", "by-*"):  # an earlier report's, of another form of the study
+        for figure in folder.glob(kind):
+            figure.unlink()
     drawn = [path.name for path in write_figures(result, prepared.study, folder) if path.suffix == ".png"]
     write_tables(result, prepared.study, folder, drawn)
     return result

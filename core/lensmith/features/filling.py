@@ -30,7 +30,7 @@ from lensmith.features.refusals import ENCODER_TRAINS
 from lensmith.features.store import KnownFile, Location, Store, Writer
 from lensmith.features.table import Table, key_array
 from lensmith.training import distributed
-from lensmith.training.hardware import accelerator
+from lensmith.training.hardware import accelerator, data_workers
 
 if TYPE_CHECKING:
     from lensmith.data.reader import RowReader
@@ -254,7 +254,7 @@ class _Filling:
         group: list[_Prepared] = []
         views = 0
         dataset = _Missing(self.pictures, self.store, missing)
-        for number, prepared in enumerate(_loader(dataset, self.stage.data.workers)):
+        for number, prepared in enumerate(_loader(dataset, data_workers(self.stage))):
             picture = missing[number]
             if isinstance(prepared, str):
                 found.unusable[keys.picture_key(picture.root, picture.name)] = (picture.row, prepared)

@@ -96,8 +96,9 @@ class DataSpec(Section):
     lengths; `llava_grouped_v1.1` the same as in October 2023. Default shuffle."""
     pictures: PicturePolicy = PicturePolicy()
     """How picture files are read."""
-    workers: int = Field(0, ge=0)
-    """Processes that prepare rows ahead of the training step; 0 prepares them in the training process."""
+    workers: int | None = Field(None, ge=0)
+    """Processes of each rank that prepare rows ahead of the training step; 0 prepares them in the training process. By
+    default 4 where a GPU trains (less on few cores), and 0 where the CPU itself does."""
 
     @model_validator(mode="after")
     def _each_row_once(self) -> DataSpec:

@@ -17,6 +17,7 @@ from lensmith.data.sample import Sample
 from lensmith.errors import DataError, TrainingError
 from lensmith.interfaces.text import IGNORE_LABEL
 from lensmith.spec.run import StageSpec
+from lensmith.training.hardware import data_workers
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Feed(Dataset["list[Micro] | DataError"]):
         Raises:
             DataError: a row that cannot be used, where the spec does not leave such rows out.
         """
-        workers = self.stage.data.workers
+        workers = data_workers(self.stage)
         loader = DataLoader(
             self,
             batch_size=None,

@@ -9,6 +9,9 @@ import torch
 from lensmith.errors import TrainingError
 from lensmith.spec.run import StageSpec
 
+_AHEAD = 4
+"""Data workers of a rank: decoding and tokenising for one GPU."""
+
 
 def require_hardware(name: str, stage: StageSpec) -> None:
     """Refuse what this machine cannot do.
@@ -56,6 +59,16 @@ def accelerator() -> torch.device:
     from deepspeed.accelerator import get_accelerator
 
     return torch.device(get_accelerator().device_name(int(os.environ.get("LOCAL_RANK", "0"))))
+
+
+def data_workers(stage: StageSpec) -> int:
+    """Processes that prepare a stage's rows for this rank."""
+    if stage.data.workers is not None:
+        return stage.data.workers
+    if accelerator().type == "cpu":
+        return 0  # they would take the cores that train
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(_AHEAD, (os.cpu_count() or 1) // ranks)
 
 
 def set_tf32(allowed: bool) -> None:

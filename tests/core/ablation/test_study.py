@@ -390,6 +390,8 @@ class TestResults:
         prepared = prepare(study(axes=axes, design="single", benchmarks=[VQA]), tmp_path / "out")
         scored(prepared, {v.name: [float(10 + n)] for n, v in enumerate(prepared.variants)})
         report(prepared)
+        (tmp_path / "out" / "report" / "relative.svg").touch()  # of a report with fewer variants
+        report(prepared)
         drawn = {path.stem for path in (tmp_path / "out" / "report").glob("*.svg")}
         names = ("stages-tune-tuner-rank", "stages-tune-lr")
         assert drawn == {f"{kind}-{name}" for kind in ("relative", "by") for name in names}

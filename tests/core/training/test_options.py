@@ -22,6 +22,7 @@ from lensmith.interfaces.tuner import ParameterGroup
 from lensmith.spec.build import load_spec
 from lensmith.spec.check import check
 from lensmith.spec.run import ScheduleSpec, StageSpec
+from lensmith.training import hardware
 from lensmith.training.engine import deepspeed_config
 from lensmith.training.feed import Split
 from lensmith.training.hardware import require_hardware
@@ -418,3 +419,19 @@ class TestSteps:
     def test_a_stage_that_is_not_there(self, lab: Any, spec: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(LensmithError, match="there is no stage 'third'; stages: align, tune"):
             lab.train(spec, tmp_path / "run", stage="third", max_steps=1)
+
+
+def test_data_workers(monkeypatch: pytest.MonkeyPatch, light_spec: dict[str, Any]) -> None:
+    """Ahead of a GPU, as many as there are cores for; on a CPU none but those that are asked for."""
+    stage = {"tuner": "frozen", "data": {"sources": "rows.jsonl"}}
+    plain, asked = (
+        load_spec({**light_spec, "stages": {"s": {**stage, "data": {**stage["data"], **more}}}}).stages["s"]
+        for more in ({}, {"workers": 3})
+    )
+    assert (hardware.data_workers(plain), hardware.data_workers(asked)) == (0, 3)
+    monkeypatch.setattr(hardware, "accelerator", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    for ranks, workers in (("1", 4), ("8", 2), ("32", 0)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert hardware.data_workers(plain) == workers
+    assert hardware.data_workers(asked) == 3
