@@ -47,7 +47,9 @@ KNOWN = {
 }
 """By name: the makers' dense 16-bit figures and memory."""
 
-_NUMBERED = re.compile(r"(?:(?P<before>\d+)\s*x\s+)?(?P<name>.+?)(?:\s+x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:(?P<before>\d+)\s*x\s*)?(?P<name>.+?)(?:\s*x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
+_SPACED = re.compile(r"(?:(?P<before>\d+)\s*x\s+)?(?P<name>.+?)(?:\s+x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
+"""For names that are not known, which may have an `x` of their own (rtx9999)."""
 
 
 def parse_hardware(
@@ -70,6 +72,8 @@ def parse_hardware(
     """
     written = text if isinstance(text, str) else " ".join(text)
     match = _NUMBERED.fullmatch(written.strip())
+    if match is not None and match["name"].strip().lower() not in KNOWN:
+        match = _SPACED.fullmatch(written.strip())
     if match is None or (match["before"] and match["after"]):
         raise _wrong(f"should be like `a100-80g x 8`; it is {written!r}")
     name, count = match["name"].strip().lower(), int(match["before"] or match["after"] or 1)
