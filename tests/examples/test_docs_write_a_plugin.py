@@ -23,7 +23,7 @@ def test_all_code_is_cut_from_files() -> None:
 
 @pytest.mark.parametrize(("place", "code"), CODE, ids=[place for place, _ in CODE])
 def test_code_is_that_of_the_example(place: str, code: str) -> None:
-    assert code in (PACKAGE / place).read_text(encoding="utf-8")
+    assert code == (PACKAGE / place).read_text(encoding="utf-8")
 
 
 def test_the_entry_point_is_that_of_the_example() -> None:
@@ -38,7 +38,8 @@ def test_the_command_prints_what_the_page_says(
     ((command, output),) = re.findall(r"```console\n\$ lensmith ([^\n]+)\n(.*?)```", PAGE, re.S)
     build("plugin")(shlex.split(command), standalone_mode=False)
     assert capsys.readouterr().out == output
-    assert (tmp_path / "lensmith-ldp" / "lensmith_ldp" / "spec.py").is_file()
+    made = tmp_path / "lensmith-ldp"
+    assert {place for place, _ in CODE} <= {str(path.relative_to(made)) for path in made.rglob("*.py")}
 
 
 def test_the_page_names_every_kind() -> None:

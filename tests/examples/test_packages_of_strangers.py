@@ -112,7 +112,7 @@ def test_plugins_says_who_what_and_what_to_do(environment: Any) -> None:
     assert re.search(r"^duplicate_name +lensmith-broken 0\.4\.0 +conflict ", text, re.M)
     assert re.search(r"conflict: connector 'identity' is offered by lensmith \S+ and lensmith-broken 0\.4\.0;", text)
     assert len(re.findall(r"^What to do: ", text, re.M)) == 4
-    assert re.search(r"^ldp +lensmith-ldp 1\.0\.0 +ok +1$", text, re.M)
+    assert re.search(r"^lensmith_ldp +lensmith-ldp 1\.0\.0 +ok +1$", text, re.M)
 
 
 def test_the_remedy_works(environment: Any) -> None:
