@@ -221,14 +221,16 @@ def finish(
 
     Args:
         job: all of whose questions are answered.
-        judge_of: the judge of a judged benchmark. It is not asked about a part of the questions.
+        judge_of: the judge of a judged benchmark; None leaves it without a score. It is not asked about a part of the
+            questions.
         artifact: what answered, for the report.
         resamples: of the bootstrap.
         report_samples: answers that the page shows.
         say: called with messages for the user.
 
     Returns:
-        The summary; its `score` is None where the data cannot be scored here (a test split), and `unscored` says why.
+        The summary; its `score` is None where there is no judge or the data cannot be scored here (a test split), and
+        `unscored` says why.
 
     Raises:
         LensmithError: the judge failed, or a library is missing; nothing is written, and another call goes on.
@@ -238,12 +240,15 @@ def finish(
     failed = [line["question_id"] for line in read_answers(job.folder).values() if line.get("error")]
     told: dict[str, Any]
     scores: Scores | None = None
+    alone = False
     try:
         if job.partial and job.benchmark.judged:
             raise DataError(
                 f"{len(job.items)} of {job.whole} questions were asked, and judges mark whole benchmarks only"
             )
-        scores = job.benchmark.score(predictions, job.data, judge_of(job) if job.benchmark.judged else None)
+        judge = judge_of(job) if job.benchmark.judged else None
+        alone = job.benchmark.judged and judge is None
+        scores = job.benchmark.score(predictions, job.data, judge)
         told = summary(job.name, job.benchmark, scores, resamples=resamples)
         if job.partial:
             told["notes"].append(f"asked the first {len(job.items)} of {job.whole} questions, and nothing else counts")
@@ -251,7 +256,9 @@ def finish(
             told["notes"].append(
                 f"{len(failed)} questions could not be asked; their answers are empty: {named(failed)}"
             )
-    except DataError as error:
+    except LensmithError as error:
+        if not (isinstance(error, DataError) or alone):
+            raise
         told = {"benchmark": job.name, "score": None, "unscored": str(error), "samples": len(job.items), "notes": []}
         say(f"{job.title}: not scored: {error}")
     told |= {"title": job.title, "artifact": artifact, "submission": submission, "not_asked": failed}

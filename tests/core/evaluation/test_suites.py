@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import lensmith as package
 from lensmith import loading
 from lensmith.evaluation import answering
 from lensmith.evaluation.answering import Answered, Asked
@@ -125,6 +126,17 @@ def test_judges_are_not_asked_about_a_part(
     assert code == 0, told
     assert "not scored" in said
     assert judge.asked == []
+
+
+def test_without_a_judge_python_gets_predictions_and_no_score(
+    artifact: Path, tmp_path: Path, loads: list[Path]
+) -> None:
+    (tmp_path / "question.jsonl").write_text('{"question_id": 0, "text": "What?", "category": "generic"}\n')
+    (tmp_path / "answers_reference.jsonl").write_text('{"question_id": 0, "text": "That."}\n')
+    (told,) = package.evaluate(artifact, ["vicuna80"], data=tmp_path, output=tmp_path / "out")
+    assert told["score"] is None
+    assert "judge" in told["unscored"]
+    assert (tmp_path / "out" / "vicuna80" / "predictions.jsonl").is_file()
 
 
 def test_several_files_are_runs_only_where_that_means_something(
