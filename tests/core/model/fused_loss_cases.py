@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lensmith import fused, loss
-from lensmith.data.batch import pack
-from lensmith.data.sample import Sample
-from lensmith.model import MultimodalModel
+from lensmith.data.batch import Batch
 
 POSITIONS, WIDTH, VOCABULARY = 23, 8, 500
 
@@ -45,16 +42,7 @@ def test_it_is_the_loss(bias: bool, trained: bool, dtype: torch.dtype, close: fl
         torch.testing.assert_close(found.float() / scale, expected.float() / scale, rtol=0, atol=close)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_model_learns_the_same(
-    monkeypatch: pytest.MonkeyPatch, model: MultimodalModel, row: Callable[..., Sample], tied: bool
-) -> None:
-    network: Any = model.language_model.network
-    own = network.lm_head.weight
-    if tied:
-        network.lm_head.weight = network.get_input_embeddings().weight
-    samples = [row("<image>\nWhat?", "red and blue", colors=("red",)), row("Say it.", "a rather long answer of words")]
-    batch = pack([samples], model.language_model.tokenizer.pad_id)
+def test_a_model_learns_the_same(monkeypatch: pytest.MonkeyPatch, learns_the_same: Callable[..., Batch]) -> None:
     calls: list[int] = []
     kernel = fused.fused_cross_entropy
 
@@ -63,19 +51,5 @@ def test_a_model_learns_the_same(
         return kernel(layer, hidden, targets)
 
     monkeypatch.setattr("lensmith.model.fused_cross_entropy", counted)
-    found = []
-    try:
-        for interpreted in ("1", "0"):
-            monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-            model.zero_grad(set_to_none=True)
-            total = model(batch)
-            total.backward()
-            found.append((total.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
-    finally:
-        network.lm_head.weight = own
+    batch = learns_the_same([lambda on=on: monkeypatch.setenv("TRITON_INTERPRET", on) for on in ("1", "0")])
     assert calls == [batch.target_count]
-    (value, ours), (other, theirs) = found
-    torch.testing.assert_close(value, other)
-    assert ours.keys() == theirs.keys()
-    for name, gradient in theirs.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
