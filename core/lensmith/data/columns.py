@@ -86,7 +86,7 @@ def content_hash(file: Path, digest: Callable[[Path], str]) -> str:
 
 
 def _name(file: Path, kind: str, depends: str) -> str:
-    return f"{file.name}.{kind}.{_content(file)}.{hashlib.sha256(depends.encode()).hexdigest()[:8]}.npy"
+    return f"{file.name}.{kind}.{_content(file)}.{hashlib.sha256(depends.encode()).hexdigest()[:16]}.npy"
 
 
 def _content(file: Path) -> str:

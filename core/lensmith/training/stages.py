@@ -100,8 +100,10 @@ def _check_beginning(artifact: Path, previous: Path | None) -> None:
     Raises:
         TrainingError: naming both.
     """
+    if previous is None or not (previous / MANIFEST).is_file():
+        return
     began = Manifest.read(artifact).data.get("starts_from")
-    if previous is not None and began and began != files.sha256(previous / MANIFEST):
+    if began and began != files.sha256(previous / MANIFEST):
         raise TrainingError(
             f"{artifact} was not trained from the {previous} that is there now; delete it to train it again, or restore"
             " what it began from"
