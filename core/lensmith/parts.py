@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from lensmith.interfaces import Conversation, LanguageModel, Tokenizer
     from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 
+_LONGEST = 400
+"""Characters of a library's message; transformers ends some with the names of all models that it has."""
+
 
 def component_of(kind: Kind, spec: PartSpec) -> Component:
     """The record behind a validated spec.
@@ -74,6 +77,10 @@ def default_conversation(model: ModelSpec) -> PartSpec:
 
     try:
         return part_class(Kind.CONVERSATION, model.language_model.default_conversation(), installed())()
+    except (OSError, ValueError) as error:
+        raise LensmithError(
+            f"model.language_model: no conversation can be chosen for it: {in_one_line(error)}"
+        ) from error
     except RegistryError as error:
         raise LensmithError(
             f"default conversation of {getattr(model.language_model, 'name', '')!r}: {error}"
@@ -81,9 +88,26 @@ def default_conversation(model: ModelSpec) -> PartSpec:
 
 
 def tokenizer(model: ModelSpec) -> Tokenizer:
-    """The language model's tokenizer, without its weights."""
+    """The language model's tokenizer, without its weights.
+
+    Raises:
+        LensmithError: it is not there or cannot be used, in one line.
+    """
     language_model = cast("type[LanguageModel]", implementation(Kind.LANGUAGE_MODEL, model.language_model))
-    return language_model.load_tokenizer(model.language_model)
+    try:
+        return language_model.load_tokenizer(model.language_model)
+    except LensmithError:
+        raise
+    except Exception as error:  # libraries that read files of strangers raise what they like
+        raise LensmithError(f"model.language_model: its tokenizer cannot be read: {in_one_line(error)}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library says of a file, as one line of bounded length; with the error's kind where it says little."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, (OSError, ValueError)) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def stage_of(spec: RunSpec, name: str | None) -> StageSpec:

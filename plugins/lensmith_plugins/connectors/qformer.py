@@ -23,6 +23,7 @@ from lensmith_plugins.connectors.qformer_config import Architecture, qformer_con
 from lensmith_plugins.connectors.qformer_spec import TOKENIZER, QFormerSpec
 from lensmith_plugins.connectors.safetensors_shards import read_tensors
 from lensmith_plugins.connectors.weights import fill
+from lensmith_plugins.own_code import code_not_run
 
 _PREFIXES = ("qformer.", "language_projection.", "vision_model.post_layernorm.")
 _TEXT = re.compile(r"qformer\.(embeddings\.(word|position)_embeddings|encoder\.layer\.(\d+)\.(intermediate|output))\.")
@@ -147,7 +148,8 @@ def _network(architecture: Architecture) -> Any:
 def _tokenizer(spec: QFormerSpec, architecture: Architecture) -> Any:
     source, subfolder = spec.tokenizer_source()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder)
+        with code_not_run(str(Path(source) / subfolder)):
+            tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OSError(f"{source} holds no tokenizer for the qformer connector ({reason}); set `tokenizer`") from error

@@ -16,6 +16,7 @@ from lensmith_plugins.connectors.qformer_spec import TOKENIZER
 from lensmith_plugins.formats.hf_import import decoder_config, image_settings
 from lensmith_plugins.formats.import_parts import CLIP_KEYS, NEEDLESS, conversation, language_model, refuse_rest
 from lensmith_plugins.formats.import_specs import BlipImportSpec
+from lensmith_plugins.own_code import code_not_run
 
 _TYPES = {"blip-2": "a BLIP-2 model", "instructblip": "an InstructBLIP model"}
 _WHOLE = re.compile(r"(query_tokens|qformer\.|language_projection\.)")
@@ -36,7 +37,8 @@ class BlipImporter(Importer):
 
     def read(self, source: Foreign) -> Found:
         """See `Importer.read`."""
-        whole = AutoConfig.from_pretrained(source.path)
+        with code_not_run(str(source.path)):
+            whole = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
         if whole.text_config.is_encoder_decoder:
             raise LensmithError(
                 f"{source.name}: its language model is a {whole.text_config.model_type!r}, an encoder and a decoder;"

@@ -90,8 +90,10 @@ class HfExporter(Exporter):
         """Through plain transformers: processor and model of the folder. See `Exporter.logits`."""
         kind: Any = LlavaNextForConditionalGeneration if is_next(held.spec) else LlavaForConditionalGeneration
         with quiet():
-            processor = AutoProcessor.from_pretrained(folder, backend="pil")
-            model, report = kind.from_pretrained(folder, dtype=held.dtype, output_loading_info=True)
+            processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+            model, report = kind.from_pretrained(
+                folder, dtype=held.dtype, output_loading_info=True, trust_remote_code=False
+            )
         if wrong := sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]])):
             raise LensmithError(f"transformers does not load what was written: {', '.join(wrong[:6])}")
         model.eval()

@@ -13,6 +13,7 @@ from lensmith.conversion.foreign import Foreign
 from lensmith.conversion.stored import Stored
 from lensmith_plugins.formats.import_parts import CLIP_KEYS, NEEDLESS, conversation, language_model, refuse_rest
 from lensmith_plugins.formats.import_specs import HfImportSpec
+from lensmith_plugins.own_code import code_not_run
 
 _TYPES = {"llava": "a LlavaForConditionalGeneration", "llava_next": "a LlavaNextForConditionalGeneration"}
 _RULES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
@@ -47,7 +48,8 @@ class HfImporter(Importer):
 
     def read(self, source: Foreign) -> Found:
         """See `Importer.read`."""
-        whole = AutoConfig.from_pretrained(source.path)
+        with code_not_run(str(source.path)):
+            whole = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
         parts: dict[str, dict[str, Stored]] = {"language_model": {}, "vision_encoder": {}, "connector": {}}
         parts["image_splitter"] = {}
         rest = []

@@ -126,7 +126,7 @@ class LlavaExporter(Exporter):
         """The language model of the folder, by its config without what is LLaVA's own."""
         config = AutoConfig.for_model(**{**_json(folder), "model_type": DECODERS[_json(folder)["model_type"]]})
         network, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=held.dtype, output_loading_info=True
+            folder, config=config, dtype=held.dtype, output_loading_info=True, trust_remote_code=False
         )
         if report["missing_keys"] or report["mismatched_keys"]:
             wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

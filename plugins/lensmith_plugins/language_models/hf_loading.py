@@ -17,6 +17,7 @@ from lensmith.checkpoints import is_hub_id
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.specs import CausalSpec
+from lensmith_plugins.own_code import code_not_run
 
 
 def load_network(spec: CausalSpec, loading: Loading) -> Any:
@@ -44,6 +45,7 @@ def load_network(spec: CausalSpec, loading: Loading) -> Any:
             ) from error
         raise
     spec.check_architecture(network.config.model_type)
+    vars(network.config).pop("auto_map", None)  # an artifact names no code
     # A checkpoint's own sampling defaults are neither obeyed nor published.
     ids = {key: getattr(network.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     network.generation_config = GenerationConfig(**ids)
@@ -53,12 +55,15 @@ def load_network(spec: CausalSpec, loading: Loading) -> Any:
 def _structure(spec: CausalSpec, loading: Loading) -> Any:
     """The modules from the config alone: with random weights, or left as they are where weights follow."""
     source = spec.config_source()
-    config = AutoConfig.from_pretrained(**_location(source))
+    with code_not_run(source):
+        config = AutoConfig.from_pretrained(**_location(source), trust_remote_code=False)
     spec.check_architecture(config.model_type)
     # Weights of a structure are ordinary ones, however the checkpoint stores them.
     vars(config).pop("quantization_config", None)
     with contextlib.nullcontext() if loading.weights else no_init_weights():
-        network = AutoModelForCausalLM.from_config(config, dtype=loading.dtype, attn_implementation=spec.attention)
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=loading.dtype, attn_implementation=spec.attention, trust_remote_code=False
+        )
     if not loading.weights:
         network.tie_weights()
     return network
@@ -66,13 +71,15 @@ def _structure(spec: CausalSpec, loading: Loading) -> Any:
 
 def _pretrained(spec: CausalSpec, source: str, loading: Loading) -> Any:
     # The bar over a .gguf file's tensors does not heed the switch for progress bars.
-    with contextlib.redirect_stderr(io.StringIO()) if is_gguf(source) else contextlib.nullcontext():
+    silent = contextlib.redirect_stderr(io.StringIO()) if is_gguf(source) else contextlib.nullcontext()
+    with code_not_run(source), silent:
         network, info = AutoModelForCausalLM.from_pretrained(
             **_location(source),
             dtype=loading.dtype,
             attn_implementation=spec.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they can be named below
+            trust_remote_code=False,
             **loading.options,
         )
     problems = []

@@ -23,7 +23,7 @@ from lensmith_plugins.language_models.chat_template import render_chat
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.tokenizer_files import TOKENIZER_FILES, find_file, open_tokenizer
-from lensmith_plugins.language_models.vocabulary import write_added_tokens
+from lensmith_plugins.language_models.vocabulary import forget_code, write_added_tokens
 
 MARK = "▁"
 """How SentencePiece writes a space."""
@@ -200,6 +200,7 @@ class HfTokenizer(Tokenizer):
         for name, path in found.items():
             # Not the permissions: a model may be published read-only, what is saved here need not be.
             shutil.copyfile(path, folder / name)
+        forget_code(folder)
 
     def _backend(self) -> tokenizers.Tokenizer:
         if self._loaded is None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from lensmith.checkpoints import hub_file, is_hub_id
 from lensmith_plugins.language_models.gguf_header import is_gguf
+from lensmith_plugins.own_code import code_not_run
 
 _VOCABULARIES = (
     "tokenizer.json",
@@ -68,7 +69,7 @@ def open_sentencepiece(source: str) -> Any:
         for name in TOKENIZER_FILES:
             if name != "tokenizer.json" and (path := find_file(source, name)):
                 shutil.copyfile(path, Path(folder) / name)
-        return LlamaTokenizer.from_pretrained(folder)
+        return LlamaTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def open_tokenizer(source: str) -> Any:
@@ -81,7 +82,7 @@ def open_tokenizer(source: str) -> Any:
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
     folder = Path(source)
     if folder.exists() or not is_hub_id(source):
         if not any((folder / name).is_file() for name in _VOCABULARIES):
@@ -92,5 +93,6 @@ def open_tokenizer(source: str) -> Any:
         alone = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
         if alone and str(tokenizer_config(source).get("tokenizer_class", "LlamaTokenizer")).lower() == "llamatokenizer":
             # As LLaMA was published: with no class, or with an older spelling of it, AutoTokenizer guesses another.
-            return LlamaTokenizer.from_pretrained(source)
-    return AutoTokenizer.from_pretrained(source)
+            return LlamaTokenizer.from_pretrained(source, trust_remote_code=False)
+    with code_not_run(source):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -81,6 +81,13 @@ def write_added_tokens(folder: Path, tokens: Mapping[str, int]) -> None:
         _write(folder / "tokenizer.json", data)
 
 
+def forget_code(folder: Path) -> None:
+    """Take out of a copied tokenizer's files that it has code of its own (`auto_map`), which is never run."""
+    config = _json(file := folder / "tokenizer_config.json")
+    if config.pop("auto_map", None) is not None:
+        _write(file, config)
+
+
 def _base(folder: Path) -> dict[str, int] | None:
     """Ids by token of the file that holds the vocabulary; None without one."""
     if (folder / "tokenizer.json").is_file():

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from lensmith import Loading, Preprocessing, VisionShape
 from lensmith.checkpoints import is_hub_id
+from lensmith_plugins.own_code import code_not_run
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
 from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
 from lensmith_plugins.vision_encoders.transformers_specs import TransformersSpec
@@ -118,13 +119,14 @@ class TransformersEncoder(WrappedEncoder):
                 f"{checkpoint} is not a folder with {cls.title} weights; give such a folder, or a hub id"
             )
         try:
-            with _quiet():
+            with _quiet(), code_not_run(checkpoint):
                 network, report = model_class.from_pretrained(
                     checkpoint,
                     config=config,
                     dtype=loading.dtype,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are told below, by name
+                    trust_remote_code=False,
                     **loading.options,
                 )
         except SafetensorError as error:

@@ -46,11 +46,12 @@ class ExamplePartModel(LanguageModel):
     @classmethod
     def build(cls, spec: ExamplePartSpec, loading: Loading) -> ExamplePartModel:
         """Build from the spec and load its weights."""
-        options: dict[str, Any] = {"dtype": loading.dtype, "attn_implementation": "sdpa"}
+        options: dict[str, Any] = {"dtype": loading.dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
         if loading.weights:
             network = AutoModelForCausalLM.from_pretrained(spec.checkpoint, **options, **loading.options)
         else:
-            network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.checkpoint), **options)
+            config = AutoConfig.from_pretrained(spec.checkpoint, trust_remote_code=False)
+            network = AutoModelForCausalLM.from_config(config, **options)
         model = cls(network)
         model.tokenizer = cls.load_tokenizer(spec)
         return model
@@ -63,8 +64,9 @@ class ExamplePartModel(LanguageModel):
     @classmethod
     def measure(cls, spec: ExamplePartSpec) -> LanguageShape:
         """Sizes without weights."""
+        config = AutoConfig.from_pretrained(spec.checkpoint, trust_remote_code=False)
         with torch.device("meta"):
-            return cls(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.checkpoint))).shape
+            return cls(AutoModelForCausalLM.from_config(config, trust_remote_code=False)).shape
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings: ids (…) to (…, D)."""

@@ -19,7 +19,7 @@ class ExamplePartTokenizer(Tokenizer):
     """
 
     def __init__(self, source: str) -> None:
-        self.fast: Any = AutoTokenizer.from_pretrained(source)
+        self.fast: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         # Set it to self.fast.bos_token_id for a model that was trained with a BOS before every row.
         self.bos_id = None
         self.eos_id, self.eos_token = self.fast.eos_token_id, self.fast.eos_token
