@@ -49,6 +49,10 @@ class TrainingError(LensmithError):
     """Training cannot start, go on or be resumed."""
 
 
+class OutputError(LensmithError):
+    """A file or folder that cannot be written, e.g. because the disk is full."""
+
+
 class Interrupted(LensmithError):
     """A signal stopped a run where `--resume` takes it up; the command exits with 128 and the signal's number.
 

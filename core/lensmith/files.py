@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lensmith.errors import ArtifactError, LensmithError
+from lensmith.errors import ArtifactError, LensmithError, OutputError
 
 _TEMPORARY = ".writing-"
 _PROBE = 1 << 20
@@ -23,23 +24,32 @@ _BLOCK, _BLOCKS = 1 << 16, 64
 def atomic_folder(target: Path, *, replace: bool = False, need: int = 0) -> Iterator[Path]:
     """A new folder that appears under its name only when it is complete and on disk.
 
+    While it is written, no other process can write a folder of that name.
+
     Args:
         target: its final name.
         replace: take the place of a folder that is there; else that is an error.
         need: bytes that it will take at least, looked for before anything is written.
 
     Raises:
-        ArtifactError: the target exists, or the disk is full; nothing half-written stays.
+        ArtifactError: the target exists, cannot be made, or is being written by another process, or the disk is full;
+            nothing half-written stays.
     """
     target = target.absolute()
-    if target.exists() and not replace:
-        raise ArtifactError(f"{target} exists already; choose another folder, or delete it")
-    try:
+    with _told(target):
+        if os.path.lexists(target) and not (replace and target.exists()):
+            there = "exists already" if target.exists() else "is a link to something that is not there"
+            raise ArtifactError(f"{target} {there}; choose another folder, or delete it")
+        if target.exists() and not target.is_dir():
+            raise ArtifactError(f"{target} is a file; choose another folder, or delete it")
         target.parent.mkdir(parents=True, exist_ok=True)
+        handle = _claim(target, replace=replace)
+    try:
         require_space(target, need)
-        temporary = begin(target)
+        temporary = temporary_name(target)
         yield temporary
-        publish(temporary, target)
+        with _told(target):
+            publish(temporary, target)
     except BaseException as error:
         full = isinstance(error, Exception) and disk_is_full(error, target.parent)
         message = full_disk_message(target, need) if full else ""
@@ -47,6 +57,64 @@ def atomic_folder(target: Path, *, replace: bool = False, need: int = 0) -> Iter
         if full:
             raise ArtifactError(message) from error
         raise
+    finally:
+        os.close(handle)
+
+
+def _claim(target: Path, *, replace: bool) -> int:
+    """Make the empty temporary folder of `target` and lock it; the lock is held until the handle is closed.
+
+    The lock is one on the folder itself, so that a kill leaves nothing that must be cleared away.
+
+    Raises:
+        ArtifactError: another process has it, or has just finished.
+    """
+    temporary = temporary_name(target)
+    while True:
+        temporary.mkdir(exist_ok=True)
+        handle = os.open(temporary, os.O_RDONLY)
+        if not lock(handle):
+            os.close(handle)
+            raise ArtifactError(f"{target} is being written by another process; wait for it, or choose another folder")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), temporary.stat()):
+                break
+        os.close(handle)  # whoever held the lock has renamed or deleted the folder since
+        if target.exists() and not replace:
+            raise ArtifactError(f"{target} has just been written by another process; choose another folder")
+    for left in temporary.iterdir():  # by a kill
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    return handle
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder for this process, without waiting.
+
+    Returns:
+        Whether no other process has it; also true where the file system has no locks.
+    """
+    with suppress(ImportError, OSError):  # no such locks on Windows and some file systems
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def _told(target: Path) -> Iterator[None]:
+    """What the system says of an output folder that cannot be made, as an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ArtifactError(f"{target} cannot be written: {error.strerror or error}; choose another folder") from error
 
 
 def temporary_name(target: Path) -> Path:
@@ -181,15 +249,56 @@ def _sync_one(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says while a file is written, as an error that names the file.
+
+    Raises:
+        OutputError: the disk is full, the folder is not there, …
+    """
+    try:
+        yield
+    except OSError as error:
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "make room and start again" if room else "name another place"
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {cure}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with writing(path):
+        if path.exists() and not path.is_file():  # a device, or a pipe to another process
+            path.write_bytes(data)
+            return
+        temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+        try:
+            temporary.write_bytes(data)
+            _sync_one(temporary)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for text, in UTF-8; half surrogates of a model's or a stranger's text are written as `?`."""
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON, whole or not at all."""
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _sync_one(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> None:
+    """Write a matplotlib figure, whole or not at all, in the format that the file's suffix names."""
+    data = io.BytesIO()
+    figure.savefig(data, format=path.suffix.removeprefix("."), **options)
+    write_bytes(path, data.getvalue())
 
 
 def sha256(path: Path) -> str:

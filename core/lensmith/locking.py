@@ -24,7 +24,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lensmith.errors import LensmithError, Problem, SpecError
-from lensmith.files import sha256
+from lensmith.files import sha256, write_text
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith.spec.build import dump, load_spec
 from lensmith.spec.run import RunSpec
@@ -75,9 +75,7 @@ def write_lock(spec: Path, overrides: Sequence[str] = ()) -> tuple[Path, _Lock]:
     target = lock_file(spec)
     head = f"# Written by `lensmith lock {spec.name}`; `lensmith check {spec.name} --locked` compares.\n"
     text = head + yaml.safe_dump(data, sort_keys=True, allow_unicode=True, width=120)
-    temporary = target.with_name(f".{target.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(target)
+    write_text(target, text)
     return target, data
 
 

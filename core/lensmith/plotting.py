@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.errors import DataError, LensmithError
+from lensmith.files import save_figure
 from lensmith.training.progress import Smoothed
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def plot(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
         panels[0].legend()
     files = [target / "training.png", target / "training.svg"]
     with mpl.rc_context({"svg.hashsalt": "lensmith"}):  # the same metrics make the same file
-        figure.savefig(files[0], dpi=150)
-        figure.savefig(files[1], metadata={"Date": None})
+        save_figure(figure, files[0], dpi=150)
+        save_figure(figure, files[1], metadata={"Date": None})
     return files
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith import files
 from lensmith.ablation.results import Line, StudyResult
 from lensmith.ablation.study import StudySpec, labels_of
 from lensmith.ablation.tables import relative
@@ -54,7 +55,7 @@ def write_figures(result: StudyResult, study: StudySpec, folder: Path) -> list[P
         for name, figure in drawn:
             for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
                 path = folder / f"{name}{suffix}"
-                figure.savefig(path, **options)
+                files.save_figure(figure, path, **options)
                 written.append(path)
     return written
 

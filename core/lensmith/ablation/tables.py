@@ -18,8 +18,8 @@ def write_tables(result: StudyResult, study: StudySpec, folder: Path, figures: S
     """Write `report.md`, `results.csv` and `results.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("report.md", "results.csv", "results.json")]
-    paths[0].write_text(markdown(result, study, figures), encoding="utf-8")
-    paths[1].write_text(_csv(result), encoding="utf-8")
+    files.write_text(paths[0], markdown(result, study, figures))
+    files.write_text(paths[1], _csv(result))
     files.write_json(paths[2], result.as_dict())
     return paths
 

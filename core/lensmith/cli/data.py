@@ -58,22 +58,23 @@ def preview_data(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what rows become: the prompt, with what is supervised marked."""
-    from rich.console import Console
     from rich.text import Text
 
     from lensmith.data.preview import preview
+    from lensmith.io.terminal import console, encodes_unicode, visible
     from lensmith.parts import stage_of
     from lensmith.spec.build import load_spec
 
     loaded = load_spec(spec, overrides or ())
-    console = Console()
+    screen = console(stderr=False)
     shown = limit if limit is not None else (None if as_json else 5)
     for entry in preview(loaded, stage_of(loaded, stage), rows=rows, limit=shown):
         if as_json:
-            print(json.dumps(entry.as_dict(), ensure_ascii=False))
+            print(json.dumps(entry.as_dict(), ensure_ascii=not encodes_unicode()))
             continue
-        console.rule(f"{entry.id}  {entry.status}{': ' + entry.reason if entry.reason else ''}", align="left")
+        title = f"{entry.id}  {entry.status}{': ' + entry.reason if entry.reason else ''}"
+        screen.rule(Text(visible(title)), align="left")
         text = Text()
         for piece, supervised in entry.pieces:
-            text.append(piece, style="bold green underline" if supervised else "dim")
-        console.print(text, soft_wrap=True)
+            text.append(visible(piece), style="bold green underline" if supervised else "dim")
+        screen.print(text, soft_wrap=True)

@@ -73,6 +73,7 @@ def score(
 
     from lensmith.evaluation.choose import benchmark as make
     from lensmith.evaluation.summary import lines, sample_rows, summary
+    from lensmith.files import write_text, writing
 
     judged = judge_options(judge_model, judge_temperature, judge_repeats)
     chosen = make(benchmark, [*(options or ()), *judged])
@@ -100,12 +101,13 @@ def score(
     scores = chosen.score(read, data, judge)
     told = summary(benchmark, chosen, scores, resamples=resamples)
     if submission is not None:
-        submission.mkdir(parents=True, exist_ok=True)
-        written = chosen.submission(read, data, submission)
+        with writing(submission):
+            submission.mkdir(parents=True, exist_ok=True)
+            written = chosen.submission(read, data, submission)
         told["submission"] = [str(path) for path in written]
     if samples is not None:
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(scores))
-        samples.write_text("".join(rows), encoding="utf-8")
+        write_text(samples, "".join(rows))
     if as_json:
         print_json(told)
         return

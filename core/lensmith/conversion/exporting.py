@@ -137,17 +137,17 @@ def export(
     if str(chosen).removeprefix("torch.") not in TOLERANCES:
         raise ArtifactError(f"weights cannot be exported in {chosen}; one of {', '.join(TOLERANCES)}")
     scratch = target.absolute().with_name(f".writing-for-{target.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        with atomic_folder(target) as folder:
+    with atomic_folder(target) as folder:  # holds the lock, so that the scratch folder is ours too
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
             if merge and _adapters(manifest):
                 manifest, overrides, tuner = _merged(source, scratch / "merged", chosen, overrides), (), None
             held = Held(manifest, model_spec(manifest, overrides), tuner, chosen, scratch / "parts", overrides)
             made: Exporter = installed().get(Kind.EXPORTER, to).load()(exporter)
             notes = list(made.write(held, folder))
             difference, positions = _checked(made, held, folder, f"{source} was not exported as {to}", seed)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     name = str(chosen).removeprefix("torch.")
     return Exported(target, difference, TOLERANCES[name], positions, name, tuple(notes))
 

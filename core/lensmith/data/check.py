@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from lensmith import parts
@@ -20,6 +20,7 @@ from lensmith.data.rows import LongRow, RowError
 from lensmith.data.sources import Mixture
 from lensmith.dims import Dimensions, join
 from lensmith.errors import DataError
+from lensmith.io.terminal import console, visible
 from lensmith.spec.run import RunSpec, StageSpec
 
 _CHUNK = 64
@@ -81,9 +82,9 @@ def check_stage(
     checker = RowChecker(spec, stage, pictures=pictures)
     total = len(checker.reader.mixture)
     report = Report()
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"checking {name}", total=total)
+    screen = console()
+    with Progress(console=screen, disable=not screen.is_terminal) as progress:
+        task = progress.add_task(escape(f"checking {visible(name)}"), total=total)
         for part in _run(checker, total, jobs or os.cpu_count() or 1):
             report.add(part)
             progress.update(task, completed=report.rows)

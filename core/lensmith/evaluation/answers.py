@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from lensmith.errors import LensmithError
-from lensmith.files import write_json
+from lensmith.files import lock, write_json, writing
 from lensmith.interfaces.benchmark import Item
 
 _FOLDER = "answers"
@@ -71,13 +70,9 @@ class Answers:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / f"{shard[0]}-of-{shard[1]}.jsonl"
         self._file = self._path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file.fileno()):
             self._file.close()
-            raise LensmithError(f"{self._path}: another process is answering this shard") from error
-        except OSError:  # a file system without locks
-            pass
+            raise LensmithError(f"{self._path}: another process is answering this shard")
         self._drop_half_line()
 
     def __enter__(self) -> Answers:
@@ -92,8 +87,9 @@ class Answers:
 
     def write(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Append answers, each with its `item` number, and hand them to the system."""
-        self._file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode())
-        self._file.flush()
+        with writing(self._path):
+            self._file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode())
+            self._file.flush()
 
     def all(self) -> dict[int, dict[str, Any]]:
         """What all shards have, by item number."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.errors import LensmithError
+from lensmith.files import writing
 from lensmith.interfaces.benchmark import JudgeRequest
 
 PRICES = {
@@ -110,7 +111,7 @@ class CachedJudge:
         with self._lock:
             self._known[_identity(request)] = reply.text
             if self.cache is not None:
-                with self.cache.open("a", encoding="utf-8") as file:
+                with writing(self.cache), self.cache.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 

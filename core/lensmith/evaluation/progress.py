@@ -6,8 +6,10 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lensmith.io.terminal import console, visible
 
 _LINE_SECONDS = 10.0
 
@@ -23,17 +25,17 @@ class Counter:
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         self.name, self.total, self.done = name, total, done
-        console = Console(stderr=True)
-        self._terminal = console.is_terminal
+        screen = console()
+        self._terminal = screen.is_terminal
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=screen,
             disable=not self._terminal,
         )
-        self._task = self._progress.add_task(name, total=total, completed=done)
+        self._task = self._progress.add_task(escape(visible(name)), total=total, completed=done)
         self._begun, self._before, self._last = time.monotonic(), done, time.monotonic()
 
     def __enter__(self) -> Counter:

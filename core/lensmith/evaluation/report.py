@@ -12,6 +12,7 @@ from typing import Any
 
 from lensmith.errors import DataError
 from lensmith.evaluation.summary import lines
+from lensmith.files import write_text
 from lensmith.interfaces.benchmark import SampleScore
 
 _SIDE = 160
@@ -55,7 +56,7 @@ def write_report(
     ]
     options = ", ".join(f"{name} {json.dumps(value)}" for name, value in told["options"].items())
     page = template.render(told=told, artifact=artifact, metrics=list(lines(told)), shown=shown, options=options)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def thumbnail(file: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lensmith.errors import DataError, LensmithError
+from lensmith.errors import DataError, LensmithError, OutputError
 from lensmith.evaluation.answering import Answered, Answerer, Asked
 from lensmith.evaluation.answers import Answers, claim, fingerprint, read_answers
 from lensmith.evaluation.files import named
@@ -18,7 +19,7 @@ from lensmith.evaluation.progress import Counter
 from lensmith.evaluation.report import write_report
 from lensmith.evaluation.suite import Task
 from lensmith.evaluation.summary import RESAMPLES, sample_rows, summary
-from lensmith.files import write_json
+from lensmith.files import write_bytes, write_json, write_text, writing
 from lensmith.interfaces.benchmark import Benchmark, Item, Judge, Predictions, Scores
 
 PREDICTIONS = "predictions.jsonl"
@@ -178,9 +179,7 @@ def _files(job: Job, item: Item) -> list[Path]:
             path = job.folder / "pictures" / hashlib.sha256(image).hexdigest()[:32]
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                temporary = path.with_suffix(f".{uuid.uuid4().hex}")
-                temporary.write_bytes(image)
-                temporary.rename(path)
+                write_bytes(path, image)
             found.append(path)
         else:
             found.append(image)
@@ -204,7 +203,7 @@ def write_predictions(job: Job) -> Path:
         raise LensmithError(f"{job.title}: {left} of {len(job.items)} questions are not answered yet")
     path = job.folder / PREDICTIONS
     rows = (json.dumps(answers[number], ensure_ascii=False) + "\n" for number in range(len(job.items)))
-    path.write_text("".join(rows), encoding="utf-8")
+    write_text(path, "".join(rows))
     return path
 
 
@@ -264,7 +263,7 @@ def finish(
     told |= {"title": job.title, "artifact": artifact, "submission": submission, "not_asked": failed}
     if scores is not None:
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(scores))
-        (job.folder / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
+        write_text(job.folder / "samples.jsonl", "".join(rows))
         pictures = {str(item.question_id): _files(job, item) for item in job.items if item.images}
         write_report(
             job.folder / "report.html", told, scores.samples, pictures, artifact=artifact, limit=report_samples
@@ -277,7 +276,11 @@ def _submission(job: Job, predictions: Predictions, say: Callable[[str], None]) 
     folder = job.folder / "submission"
     folder.mkdir(exist_ok=True)
     try:
-        written = [str(path) for path in job.benchmark.submission(predictions, job.data, folder)]
+        with writing(folder):
+            written = [str(path) for path in job.benchmark.submission(predictions, job.data, folder)]
+    except OutputError:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing half-written looks like a submission
+        raise
     except LensmithError as error:
         written = []
         say(f"warning: {job.title}: no submission file: {error}")

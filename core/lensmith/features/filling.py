@@ -29,6 +29,7 @@ from lensmith.features.lookup import KnownPictures
 from lensmith.features.refusals import ENCODER_TRAINS
 from lensmith.features.store import KnownFile, Location, Store, Writer
 from lensmith.features.table import Table, key_array
+from lensmith.io.terminal import console
 from lensmith.training import distributed
 from lensmith.training.hardware import accelerator, data_workers
 
@@ -230,13 +231,12 @@ class _Filling:
 
     def fill(self, missing: Sequence[Shown]) -> _Found:
         """Encode and write."""
-        from rich.console import Console
         from rich.progress import Progress
 
         found = _Found()
-        console = Console(stderr=True)
-        hidden = not console.is_terminal or distributed.rank() != 0 or not missing
-        with Writer(self.store) as writer, Progress(console=console, disable=hidden) as progress:
+        screen = console()
+        hidden = not screen.is_terminal or distributed.rank() != 0 or not missing
+        with Writer(self.store) as writer, Progress(console=screen, disable=hidden) as progress:
             task = progress.add_task("encoding pictures", total=len(missing))
             for group in self.groups(missing, found):
                 for entry, features in self.encoded(group, writer).items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lensmith.errors import DataError
 from lensmith.inference.answer_file import AnswerFile
 from lensmith.inference.questions import Asked
+from lensmith.io.terminal import raw, visible
 
 if TYPE_CHECKING:
     from lensmith.interfaces.language_model import GenerationOptions
@@ -139,10 +140,11 @@ class _Progress:
         pace = (done - self.start) / (now - self.began)
         left = f", {(self.total - done) / pace / 60:,.0f} min left" if pace else ""
         text = f"{done:,} of {self.total:,} questions, {pace:.2f} a second{left}"
-        print(
-            f"\r{text}\x1b[K" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
-        )
+        if self.terminal:
+            print(f"\r{visible(text)}\x1b[K", end="", file=raw(sys.stderr), flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         if self.terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("\r\x1b[K", end="", file=raw(sys.stderr), flush=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lensmith.errors import TrainingError
+from lensmith.files import lock
 from lensmith.training import distributed
 
 
@@ -27,7 +28,7 @@ def alone(output: Path) -> Iterator[None]:
             made = not output.exists()
             output.mkdir(parents=True, exist_ok=True)
             handle = os.open(output, os.O_RDONLY)
-            if not _lock(handle):
+            if not lock(handle):
                 failure = f"another process trains into {output}; wait for it, stop it, or choose another --output"
         except OSError as error:
             failure = f"{output} cannot be written ({error.strerror}); choose another --output"
@@ -41,15 +42,3 @@ def alone(output: Path) -> Iterator[None]:
         if made:
             with suppress(OSError):
                 output.rmdir()
-
-
-def _lock(handle: int) -> bool:
-    """Whether nobody else has the folder; it is held until the handle is closed or the process ends."""
-    with suppress(ImportError, OSError):  # no such locks on Windows and some file systems
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from lensmith.io.terminal import console, visible
 
 _MEMORY = 0.95
 """Share of the smoothed loss that a step keeps: about the last 20 steps count."""
@@ -74,7 +76,7 @@ class Display:
 
     def __init__(self, stage: str, start: int, total: int, *, enabled: bool) -> None:
         self.enabled = enabled
-        self.console = Console(stderr=True)
+        self.console = console()
         self.terminal = enabled and self.console.is_terminal
         self.stage, self.total, self._last = stage, total, -math.inf
         self._loss, self._seconds = Smoothed(), Smoothed()
@@ -86,7 +88,7 @@ class Display:
             console=self.console,
             disable=not self.terminal,
         )
-        self.task = self.progress.add_task(stage, total=total, completed=start, text="")
+        self.task = self.progress.add_task(escape(visible(stage)), total=total, completed=start, text="")
 
     def __enter__(self) -> Display:
         """Start drawing."""
@@ -121,4 +123,4 @@ class Display:
     def say(self, text: str) -> None:
         """A line beside the bar."""
         if self.enabled:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)

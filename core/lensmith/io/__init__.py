@@ -1,0 +1,1 @@
+"""The lowest floor: files, JSON and text of strangers, the terminal. Imports nothing of lensmith but `errors`."""
