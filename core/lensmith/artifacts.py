@@ -111,6 +111,9 @@ def write_artifact(
         state: gathered weights of what trained, by component-qualified name.
         tuner, tuner_spec: of the stage, or None.
         provenance: see there.
+
+    Raises:
+        ArtifactError: weights that are not finite, by file and name.
     """
     from safetensors.torch import save_file
 
@@ -135,7 +138,26 @@ def write_artifact(
         written.append(part)
     (folder / "tokenizer").mkdir()
     model.language_model.tokenizer.save(folder / "tokenizer")
+    refuse_not_finite(folder)
     write_json(folder / MANIFEST, manifest_data(folder, model.spec, tuner_spec, written, provenance))
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """Look through every tensor file below a folder, whoever wrote it.
+
+    Raises:
+        ArtifactError: tensors that are not finite, by file and name.
+    """
+    from safetensors.torch import load_file
+
+    from lensmith.tensors import not_finite, told_names
+
+    for file in sorted(folder.rglob("*.safetensors")):
+        if bad := not_finite(load_file(file)):
+            raise ArtifactError(
+                f"{file.relative_to(folder)} would hold numbers that are not finite ({told_names(bad)}), so nothing is"
+                " written; go on from weights that are, e.g. the last good checkpoint of the run"
+            )
 
 
 def whole_parts(model: MultimodalModel) -> set[str]:

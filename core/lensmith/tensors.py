@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NUMBER = re.compile(r"\d+")
+LARGEST = 1e18
+"""Larger weights cannot be squared in fp32, so that every norm of them is infinite."""
 
 
 def misfits(wanted: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]]) -> list[str]:
@@ -37,6 +39,32 @@ def misfits(wanted: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[i
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the floating tensors that hold NaN, an infinity or numbers above `LARGEST`.
+
+    Minus infinity alone is let through: it is how a mask among buffers says "not this".
+    """
+    import torch
+
+    found = []
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        values = tensor.detach()
+        if values.dtype.itemsize < 2:  # fp8 has no aminmax
+            values = values.to(torch.float32)
+        least, most = (float(value) for value in values.aminmax())
+        if not (most <= LARGEST and (least >= -LARGEST or least == float("-inf"))):
+            found.append(name)
+    return found
+
+
+def told_names(names: Sequence[str], limit: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _told(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lensmith import files
 from lensmith.artifacts import MANIFEST, Manifest, changed_sources, whole_parts
 from lensmith.errors import ArtifactError, TrainingError
+from lensmith.tensors import not_finite, told_names
 from lensmith.training import distributed
+from lensmith.training.divergence import require_finite
 
 if TYPE_CHECKING:
     from lensmith.training.engine import Engine
@@ -49,9 +52,11 @@ def save(
         keep: how many of the newest that are whole stay.
 
     Raises:
+        Diverged: weights, optimiser state or loss are not finite.
         TrainingError: a full disk or another failure; the checkpoints before are as they were.
     """
     temporary = files.temporary_name(target)
+    require_finite(engine, int(target.name.removeprefix("step-")))
     state = engine.gather(whole_parts(engine.model))
     need = needed(engine, state)
 
@@ -189,8 +194,37 @@ def damage(folder: Path) -> list[str]:
         problems.append(f"{_RESUME}/{extra} does not belong to it")
     problems += files.verify(folder, {MANIFEST: listed["manifest"]} | manifest.data["files"])
     if not problems:
+        problems += _diverged(folder)
+    if not problems:
         _good[folder] = appearance
     return problems
+
+
+def _diverged(folder: Path) -> list[str]:
+    """Which of a checkpoint's files hold numbers that are not finite, as a run that diverged leaves them."""
+    from lensmith.training.state_files import tensors_of
+
+    problems = []
+    for file in sorted([*folder.rglob("*.safetensors"), *folder.glob(f"{_RESUME}/**/*.pt")]):
+        try:
+            held = load_file(file) if file.suffix == ".safetensors" else tensors_of(file)
+        except (TrainingError, OSError, SafetensorError):
+            continue  # told where it is read
+        if bad := not_finite(held):
+            problems.append(f"{file.relative_to(folder)} is not finite ({told_names(bad)}), the run had diverged")
+    return problems
+
+
+def last_good(run: Path, stage: str, before: int) -> Path | None:
+    """The newest whole checkpoint of fewer steps than `before`; rank 0 looks, on all ranks the same."""
+    found = None
+    if distributed.rank() == 0:
+        for folder in reversed(_existing(run / "checkpoints" / stage)):
+            if int(folder.name.removeprefix("step-")) < before and not damage(folder):
+                found = str(folder)
+                break
+    found = distributed.from_first(found)
+    return Path(found) if found is not None else None
 
 
 def begun(run: Path, stage: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +14,16 @@ from torch import Tensor
 
 from lensmith.errors import TrainingError
 from lensmith.spec.run import StageSpec
+from lensmith.tensors import not_finite, told_names
 from lensmith.training import distributed
+from lensmith.training.divergence import Diverged
 from lensmith.training.feed import Split
 
 if TYPE_CHECKING:
     from lensmith.model import MultimodalModel
+
+_HIGHEST_RATE = 1e32
+"""Adam divides by what is left of its betas, and torch raises where the quotient is no fp32 number."""
 
 
 def precision_of(stage: StageSpec) -> torch.dtype:
@@ -80,6 +85,17 @@ def _without_auto(config: Any) -> Any:
     return {key: _without_auto(value) for key, value in config.items() if value != "auto"}
 
 
+@contextmanager
+def _no_step_yet(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """DeepSpeed's optimiser for half precision without ZeRO steps once on zero gradients to make its state: the count
+    of steps would be one ahead of ZeRO-1 to 3, and the weights already decayed. The state is made by the first step."""
+    optimizer.step = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del optimizer.step
+
+
 def quiet() -> None:
     """Before deepspeed is imported: the CPU where there is no GPU, and its log at warnings."""
     if not torch.cuda.is_available():
@@ -108,13 +124,15 @@ class Engine:
         self.zero = stage.deepspeed.zero
         self._norm: float | None = None
         self._deepspeed = deepspeed
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            model_parameters=[p for p in model.parameters() if p.requires_grad],
-            config=deepspeed_config(stage, split),
-            dist_init_required=False,
-        )
+        self._last: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        with _no_step_yet(optimizer) if self.zero == 0 else nullcontext():
+            self.engine, self.optimizer, _, _ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                model_parameters=[p for p in model.parameters() if p.requires_grad],
+                config=deepspeed_config(stage, split),
+                dist_init_required=False,
+            )
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +141,56 @@ class Engine:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward, under the engine's hooks."""
+        self._last = args, kwargs
         return self.engine(*args, **kwargs)
+
+    def unfit(self) -> str:
+        """What this rank's share of weights and optimiser state holds that is not finite, or that the model gives no
+        finite loss any more; empty where it may be saved. All ranks call it together."""
+        named = {"the weights": self._weights(), "the optimiser's state": self._moments()}
+        found = [f"{what} ({told_names(bad)})" for what, tensors in named.items() if (bad := not_finite(tensors))]
+        if distributed.all_agree(" and ".join(found)):
+            return " and ".join(found)
+        loss = self._trial()
+        return "" if math.isfinite(loss) else f"the loss of the last micro-batch ({loss})"
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What trains; under ZeRO and in half precision this rank's share of the optimiser's own copy too."""
+        own = self.model.named_parameters()
+        named: dict[str, Tensor] = {name: p for name, p in own if p.requires_grad and p.numel()}
+        known = {id(parameter) for parameter in named.values()}
+        for group in self._inner().param_groups:
+            for number, parameter in enumerate(group["params"]):
+                if id(parameter) not in known:
+                    named[f"{group['name']} {number}"] = parameter
+        return named
+
+    def _moments(self) -> dict[str, Tensor]:
+        inner = self._inner()
+        groups = {id(p): group["name"] for group in inner.param_groups for p in group["params"]}
+        return {
+            f"{key} of {groups.get(id(parameter), 'a group')} {number}": value
+            for number, (parameter, values) in enumerate(inner.state.items())
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _inner(self) -> torch.optim.Optimizer:
+        """The optimiser that DeepSpeed's wraps."""
+        inner: torch.optim.Optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        return inner
+
+    def _trial(self) -> float:
+        """Loss of the last micro-batch in evaluation mode: it draws no random number and moves no statistics."""
+        if self._last is None:
+            return 0.0
+        args, kwargs = self._last
+        self.engine.eval()
+        try:
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                return float(self.engine(*args, **kwargs))
+        finally:
+            self.engine.train()
 
     def backward(self, loss: Tensor, targets: float) -> None:
         """Back-propagate a summed loss so that, after all ranks and micro-steps, it is the mean over `targets`.
@@ -140,10 +207,16 @@ class Engine:
         self.engine.step()
 
     def set_rates(self, factor: float) -> dict[str, float]:
-        """Set every group's learning rate to its peak times `factor`; returns them by name."""
+        """Set every group's learning rate to its peak times `factor`; returns them by name.
+
+        Raises:
+            Diverged: a rate that an optimiser in fp32 cannot compute with.
+        """
         rates = {}
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+            if group["lr"] > _HIGHEST_RATE:
+                raise Diverged(f"a learning rate of {group['lr']:g} ({group['name']}) overflows fp32")
             rates[group["name"].removesuffix(" (no decay)")] = group["lr"]
         return rates
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lensmith.errors import TrainingError
 from lensmith.spec.run import StageSpec
 from lensmith.training import distributed, schedule
+from lensmith.training.divergence import Diverged
 from lensmith.training.engine import Engine
 from lensmith.training.feed import Feed, Micro
 from lensmith.training.loggers import StepLog
@@ -42,7 +43,8 @@ def run(
 
     Raises:
         DataError: a row that cannot be used, where the spec does not leave such rows out.
-        TrainingError: the loss is not finite, the first step's gradients are not the plan, or no row could be used.
+        Diverged: the loss is not finite.
+        TrainingError: the first step's gradients are not the plan, or no row could be used.
     """
     watch = GradientWatch(engine.model) if start == 0 else None
     engine.engine.train()  # checkpoints are loaded in evaluation mode
@@ -70,10 +72,8 @@ def run(
             watch = None
         (loss_value,) = distributed.reduce([total], dist.ReduceOp.SUM, engine.device)
         if loss_value != loss_value or abs(loss_value) == float("inf"):
-            raise TrainingError(
-                f"the loss is {loss_value} at step {step + 1}; lower lr, set gradient_clipping, or use fp32"
-                f" (rows of this rank: {', '.join(row for m in micros for row in m.batch.rows)})"
-            )
+            rows = ", ".join(row for m in micros for row in m.batch.rows)
+            raise Diverged(f"the loss is {loss_value} at step {step + 1} (rows of this rank: {rows})")
         entry = {
             "step": step + 1,
             "loss": loss_value,

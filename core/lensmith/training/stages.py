@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from lensmith.spec.build import load_spec
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.training import checkpoint, distributed, launch, loop
 from lensmith.training.alone import alone
+from lensmith.training.divergence import Diverged, cure, require_finite
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
 from lensmith.training.hardware import accelerator, require_hardware, set_tf32
@@ -244,17 +246,39 @@ class _Stage:
             with open_log(self.spec.logging, self.options.output, self.name, start, steps, settings) as log:
                 try:
                     loop.run(engine, feed, self.stage, start, log, after_step)
+                except Diverged as error:
+                    # What the run went on from is bad itself where not one step was taken from it.
+                    raise self.diverged(error, done + 1 if done > start else start) from error
                 except DataError:
                     if distributed.world() == 1 and done > saved:  # other ranks are in the middle of a step
                         target = checkpoint.folder_of(self.options.output, self.name, done)
                         keep = self.stage.checkpoints.keep
-                        checkpoint.save(engine, target, lambda folder, state: write(folder, state, done), keep)
+                        with suppress(Diverged):
+                            checkpoint.save(engine, target, lambda folder, state: write(folder, state, done), keep)
                     raise
+            try:
+                require_finite(engine, steps)
+            except Diverged as error:
+                raise self.diverged(error, steps) from error
             self.publish(engine, artifact, lambda folder, state: write(folder, state, steps))
             engine.engine.destroy()
             if features is not None:
                 features.release()
             return stop.agreed()
+
+    def diverged(self, error: Diverged, before: int) -> TrainingError:
+        """The same with what to do.
+
+        Args:
+            error: what is not finite.
+            before: checkpoints of fewer steps are good.
+        """
+        output = self.options.output
+        good = checkpoint.last_good(output, self.name, before)
+        kept = output / "checkpoints" / self.name if checkpoint.begun(output, self.name) else None
+        resumes = any((output / n).exists() for n in self.spec.stages if self.options.only in (None, n))
+        told = cure(self.name, self.stage.lr, good, kept, resumes=resumes)
+        return TrainingError(f"stage {self.name!r}: {error}; {told}")
 
     def found(self) -> Path | None:
         """The checkpoint to go on from, of the same run; None to start from the beginning.

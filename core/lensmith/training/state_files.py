@@ -78,6 +78,33 @@ def foreign_globals(file: Path) -> list[str]:
             return [f"what torch.save did not write ({str(error).splitlines()[0]})" if str(error) else "nothing whole"]
 
 
+def tensors_of(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state file by where they are in it, mapped from the disk.
+
+    Raises:
+        TrainingError: it holds more than tensors and records of DeepSpeed, or is no state file.
+    """
+    with torch.serialization.safe_globals(_HARMLESS):
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (UnpicklingError, ValueError, RuntimeError, EOFError, OSError) as error:
+            raise TrainingError(
+                f"{file} is not read: {(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from error
+    return dict(_walk(state, ""))
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield path.lstrip("."), value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _walk(item, f"{path}.{number}")
+
+
 def refuse_foreign(folder: Path) -> str:
     """A message about the first file below a folder that holds what does not belong there; empty where all is well."""
     for file in sorted(folder.rglob("*.pt")):
