@@ -5,13 +5,40 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from . import deprecations
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+deprecations.watch()  # before a library binds `warnings.warn`
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD]
+
+
+def pytest_configure() -> None:
+    """Tests send signals to themselves and to commands they start: none depends on what the parent had them ignore.
+
+    A shell ignores SIGINT for what it starts in the background, `nohup` SIGHUP, and both are inherited.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@pytest.fixture(autouse=True)
+def _no_deprecated_calls() -> Iterator[None]:
+    """Fails a test in which our modules call what a library has deprecated."""
+    yield
+    if calls := list(deprecations.failures()):
+        pytest.fail("deprecated calls of ours:\n" + "\n".join(calls))
+
 
 SHARED = Path(os.environ.get("LENSMITH_SHARED", Path(__file__).parents[2] / "shared"))
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, Memory, parameter_shapes
+from lensmith_plugins.compat.transformers import cache_keyword, checkpoint_activations
 from lensmith_plugins.language_models.added_tokens import add_rows, grow, with_added_tokens
 from lensmith_plugins.language_models.answers import (
     StopAtTexts,
@@ -153,13 +154,14 @@ class HfCausalLanguageModel(LanguageModel):
             raise TypeError(f"{type(memory).__name__} is no memory of this model")
         known = memory.append(positions)
         mask = None if visible is None else masks(self._remembers, visible, positions, known, embeds.dtype)
-        decoded = self._decoder()(
+        decoder = self._decoder()
+        decoded = decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=memory.cache,
             use_cache=True,
             return_dict=True,
+            **{cache_keyword(decoder): memory.cache},
         )
         hidden: Tensor = decoded.last_hidden_state
         return hidden
@@ -209,11 +211,7 @@ class HfCausalLanguageModel(LanguageModel):
 
     def checkpoint_activations(self) -> bool:
         """See `LanguageModel.checkpoint_activations`."""
-        if not self.network.supports_gradient_checkpointing:
-            return False
-        # Not the re-entrant kind: it would need inputs that require a gradient, which frozen embeddings do not.
-        self.network.activation_checkpointing_enable({"use_reentrant": False})
-        return True
+        return checkpoint_activations(self.network)
 
     def compile_blocks(self) -> bool:
         """See `LanguageModel.compile_blocks`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from lensmith_plugins.compat.transformers import cache_keyword, given_cache, require_held, with_cache
 from lensmith_plugins.language_models.segments import is_borders
 
 
@@ -32,28 +33,52 @@ class Prefix(nn.Module):
         # Small, so that the first step begins near the model as it was.
         weight = torch.randn(tokens, layers * 2 * width, device=like.device, dtype=torch.float32) * 0.02
         self.weight = nn.Parameter(weight.to(like.dtype))
-        self._hook = network.get_decoder().register_forward_pre_hook(self._before, with_kwargs=True)
+        decoder = network.get_decoder()
+        cache_keyword(decoder)  # refused here rather than in the first batch
+        self._expected: tuple[Any, int] | None = None
+        self._hooks = [
+            decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            decoder.register_forward_hook(self._after),
+        ]
         self._config = config
+        self._probe(decoder, like)
 
     def detach(self) -> None:
         """Take it out of the decoder."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+
+    @torch.no_grad()
+    def _probe(self, decoder: nn.Module, like: Tensor) -> None:
+        """One position without a mask, which a decoder passes even where it ignores the cache: `_after` looks."""
+        if like.device.type != "meta":
+            training = decoder.training
+            decoder.eval()
+            decoder(inputs_embeds=like.new_zeros(1, 1, self._config.hidden_size), use_cache=True)
+            decoder.train(training)
 
     def _before(self, decoder: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         tokens = len(self.weight)
         embeds = keywords["inputs_embeds"] if keywords.get("inputs_embeds") is not None else keywords["input_ids"]
-        cache = keywords.get("past_key_values")
+        cache = given_cache(keywords)
         if cache is None:
             cache = DynamicCache(config=self._config)
         if cache.get_seq_length() == 0:
             for number, (keys, values) in enumerate(self._pairs(embeds.shape[0])):
                 cache.update(keys, values, number)
-        changed = {**keywords, "past_key_values": cache}
+        self._expected = cache, cache.get_seq_length() + embeds.shape[1]
+        changed = with_cache(decoder, keywords, cache)
         if keywords.get("attention_mask") is not None:
             changed["attention_mask"] = _wider(keywords["attention_mask"], tokens)
         if keywords.get("position_ids") is not None:
             changed["position_ids"] = keywords["position_ids"] + tokens
         return arguments, changed
+
+    def _after(self, decoder: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if self._expected is not None:
+            cache, length = self._expected
+            self._expected = None
+            require_held(cache, self.layers, length, "prefix_tuning would answer without its prefix")
 
     def _pairs(self, rows: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (rows, heads, P, head width) of each layer."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lensmith import VisionEncoder
+from lensmith_plugins.compat.transformers import checkpoint_activations
 
 
 class WrappedEncoder(VisionEncoder):
@@ -32,10 +33,7 @@ class WrappedEncoder(VisionEncoder):
 
     def checkpoint_activations(self) -> bool:
         """See `LanguageModel.checkpoint_activations`; networks of transformers can."""
-        if not getattr(self.network, "supports_gradient_checkpointing", False):
-            return False
-        self.network.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        return True
+        return checkpoint_activations(self.network)
 
     def network_state(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """The network's tensors by its own names, parameters taken from `state` where it is given (see `save`)."""

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPImageProcessorPil
 
 from lensmith import Loading, Preprocessing, VisionShape, parameter_shapes
+from lensmith_plugins.compat.torch import counted
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
 from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
 from lensmith_plugins.vision_encoders.timm_spec import TimmSpec
@@ -104,9 +104,7 @@ class TimmEncoder(WrappedEncoder):
         pixels = torch.zeros(1, 3, size, size, device=next(self.network.parameters()).device)
         self.eval()  # one picture must not move the statistics of a batch norm
         try:
-            # With gradients on: torch's counter fails without them where a module is handed a parameter.
-            with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-                maps = self._maps(pixels)
+            flops, maps = counted(lambda: self._maps(pixels))
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"timm model {self.spec.model!r} cannot encode {size} x {size} pixels: {error}") from error
         self.train()
@@ -122,7 +120,7 @@ class TimmEncoder(WrappedEncoder):
             grid=(rows, columns) if self.spec.grid is None else (self.spec.grid, self.spec.grid),
             width=sum(level.shape[1] for level in maps),
             parameters=parameter_shapes(self),
-            flops_per_view=counter.get_total_flops(),
+            flops_per_view=flops,
         )
 
 

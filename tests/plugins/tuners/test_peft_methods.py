@@ -14,6 +14,7 @@ import lensmith
 from lensmith.errors import LensmithError, SpecError
 from lensmith.interfaces.language_model import GenerationOptions
 from lensmith.spec.check import checked
+from lensmith_plugins.compat.transformers import _cache_name
 
 from .conftest import QUESTION, logits
 
@@ -87,6 +88,39 @@ def test_a_prefix_is_what_peft_makes_of_it(
         hidden = language_model(whole, torch.arange(length)[None], ones)
         greedy = language_model.head(hidden)[0].argmax(-1).tolist()
     assert greedy[5 : 5 + len(new)] == list(new)
+
+
+@pytest.mark.parametrize("drops", ["renamed", "ignored"])
+def test_V1_a_prefix_that_does_not_reach_the_keys_is_an_error(
+    prepared: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, drops: str
+) -> None:
+    """A decoder that takes its cache under a third name, or takes it and starts one of its own."""
+    decoder = prepared("frozen")[0].language_model.network.get_decoder()
+    forward = type(decoder).forward
+
+    def renamed(self: Any, inputs_embeds: Any = None, memory: Any = None, **rest: Any) -> Any:
+        return forward(self, inputs_embeds=inputs_embeds, **rest)
+
+    def ignored(self: Any, inputs_embeds: Any = None, cache: Any = None, past_key_values: Any = None, **r: Any) -> Any:
+        return forward(self, inputs_embeds=inputs_embeds, **r)
+
+    monkeypatch.setattr(type(decoder), "forward", {"renamed": renamed, "ignored": ignored}[drops])
+    _cache_name.cache_clear()
+    tested = r"transformers \S+ \(.*tested.*\): .*install a tested version \(pip install \"transformers=="
+    with pytest.raises(LensmithError, match=tested) as caught:
+        logits(prepared(PREFIX)[0])
+    assert ("takes no cache" if drops == "renamed" else "would answer without its prefix") in str(caught.value)
+    monkeypatch.undo()
+    _cache_name.cache_clear()
+    logits(prepared(PREFIX)[0])
+
+
+def test_V1_a_prefix_changes_the_answer(prepared: Callable[..., Any]) -> None:
+    model, _, _ = prepared(PREFIX)
+    before = logits(model)
+    with torch.no_grad():
+        model.language_model.prefix.weight.mul_(100)
+    assert (logits(model) - before).abs().max() > 1e-2
 
 
 def test_packed_rows_see_the_prefix_and_themselves(prepared: Callable[..., Any]) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensmith import Loading, VisionEncoder
+from lensmith import LensmithError, Loading, VisionEncoder
+from lensmith_plugins.compat import torch as compat
 from lensmith_plugins.vision_encoders.specs import TimmSpec
 from lensmith_plugins.vision_encoders.timm_features import TimmEncoder
 
@@ -158,6 +159,24 @@ def test_measuring_on_the_meta_device_is_building(fields: dict[str, Any]) -> Non
     assert spec.shape() is None
     assert measured.flops_per_view > 1e6
     assert sum(tensor.numel for tensor in measured.parameters) > 1e5
+
+
+def test_V1_operations_are_counted_whatever_kernel_attention_takes() -> None:
+    """By hand: a patch projection, then per block QKV, output, MLP and the two products of attention."""
+    shape = TimmEncoder.measure(TimmSpec(model="test_vit"))
+    network = timm.create_model("test_vit")
+    tokens, width, blocks = shape.tokens + network.num_prefix_tokens, shape.width, len(network.blocks)
+    per_block = tokens * (3 + 1) * width**2 + 2 * tokens**2 * width
+    per_block += sum(tokens * layer.weight.numel() for layer in (network.blocks[0].mlp.fc1, network.blocks[0].mlp.fc2))
+    patches = shape.tokens * network.patch_embed.proj.weight.numel()
+    assert shape.flops_per_view == 2 * (patches + blocks * per_block)
+
+
+def test_V1_a_counter_that_leaves_something_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat.FlopCounterMode, "get_total_flops", lambda self: 1)
+    monkeypatch.setattr(compat, "_probed", False)
+    with pytest.raises(LensmithError, match=r"^torch \S+ \(.*tested.*\): its counter of operations finds"):
+        TimmEncoder.measure(TimmSpec(model="test_vit"))
 
 
 def test_a_model_that_cannot_be_built_on_meta_is_measured_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
