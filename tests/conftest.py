@@ -32,6 +32,28 @@ def pytest_configure() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
+_INTERFACES = (
+    "plugins/connectors",
+    "plugins/formats",
+    "plugins/language_models",
+    "plugins/tuners",
+    "plugins/vision_encoders",
+    "core/model",
+    "core/training/test_options.py",
+    "core/training/test_two_stages.py",
+    "core/test_compat.py",
+)
+"""What calls into other libraries most: `.ci/run` runs these with the newest versions of everything too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `_INTERFACES`."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(_INTERFACES):
+            item.add_marker("interfaces")
+
+
 @pytest.fixture(autouse=True)
 def _no_deprecated_calls() -> Iterator[None]:
     """Fails a test in which our modules call what a library has deprecated."""

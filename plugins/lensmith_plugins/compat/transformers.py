@@ -33,7 +33,8 @@ def cache_keyword(decoder: nn.Module) -> str:
     Raises:
         LibraryError: it takes none by any name that is known.
     """
-    return _cache_name(type(decoder))
+    kind: Any = type(decoder)
+    return _cache_name(kind)
 
 
 def given_cache(keywords: dict[str, Any]) -> Any:
