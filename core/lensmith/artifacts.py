@@ -11,7 +11,6 @@ tokenizer/                what the ids mean
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from lensmith.checkpoints import import_hint
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError
 from lensmith.files import atomic_folder, inventory, known_sha256, sha256, sketch, write_json
+from lensmith.io.json import JsonError, read_json
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith_registry import Kind, PartSpec
 
@@ -64,9 +64,11 @@ class Manifest:
             hint = hint or import_hint(folder)
             raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}{hint}")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             written = data["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except JsonError as error:
+            raise ArtifactError(str(error)) from error
+        except (KeyError, TypeError) as error:
             raise ArtifactError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         if written != FORMAT:
             raise ArtifactError(

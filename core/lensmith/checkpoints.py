@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from lensmith.io.json import read_object
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
@@ -77,7 +78,7 @@ def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any
 
     Raises:
         FileNotFoundError: naming the file and what may be given instead.
-        ValueError: a file that is not JSON.
+        JsonError: a file that is not a JSON object; a ValueError too.
     """
     path = Path(checkpoint)
     if path.is_dir():
@@ -88,13 +89,7 @@ def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any
                 f"{path} does not exist; give a local folder that holds {filename}, or a hub id 'owner/name'"
             )
         path = hub_file(checkpoint, filename)
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds {type(loaded).__name__}, not a config object")
-    return loaded
+    return read_object(path, nonfinite=True)  # some models' configs hold Infinity
 
 
 def hub_file(repository: str, filename: str) -> Path:

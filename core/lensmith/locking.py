@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.files import sha256, write_text
+from lensmith.io.json import parse_json
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith.spec.build import dump, load_spec
 from lensmith.spec.run import RunSpec
@@ -242,7 +243,7 @@ def _counts(name: str) -> bool:
 
 def _editable(distribution: importlib.metadata.Distribution) -> bool:
     try:
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        origin = parse_json(distribution.read_text("direct_url.json") or "{}", "direct_url.json")
     except ValueError:
         return False
     return bool(isinstance(origin, dict) and (origin.get("dir_info") or {}).get("editable"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.errors import DataError, LensmithError
 from lensmith.files import save_figure
+from lensmith.io.json import parse_json
 from lensmith.training.progress import Smoothed
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is being written
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, str(file), line=number)
             entries.append({name: entry[name] for name in ("step", "loss", "lr", "tokens", "seconds")})
             entries[-1]["time"] = entry.get("time", 0.0)
         except (ValueError, KeyError, TypeError) as error:

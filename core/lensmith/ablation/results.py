@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from lensmith.ablation.costs import planned
 from lensmith.ablation.study import Finding, StudySpec
 from lensmith.ablation.units import Score, TrainUnit, Work
 from lensmith.ablation.variants import Variant, difference
+from lensmith.io.json import read_lines
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Student's t, two-sided 95 %, by degrees of freedom from 1."""
@@ -228,7 +228,7 @@ def _seconds(units: Sequence[TrainUnit]) -> float | None:
         file = unit.folder / "run" / "metrics" / f"{unit.stage}.jsonl"
         if not (unit.done and file.is_file()):
             return None
-        total += sum(json.loads(line)["seconds"] for line in file.read_text(encoding="utf-8").splitlines())
+        total += sum(record.value["seconds"] for record in read_lines(file))
     return total
 
 

@@ -13,6 +13,7 @@ from lensmith import files
 from lensmith.ablation.study import JudgeEntry, StudySpec
 from lensmith.ablation.variants import Variant
 from lensmith.evaluation.suite import BenchmarkEntry
+from lensmith.io.json import read_json
 from lensmith.spec.build import dump
 from lensmith.spec.run import RunSpec
 
@@ -108,7 +109,7 @@ class Score:
     def told(self) -> dict[str, Any]:
         """The summary; empty where there is none that can be read."""
         try:
-            return dict(json.loads(self.summary.read_text(encoding="utf-8")))
+            return dict(read_json(self.summary))
         except (OSError, ValueError, TypeError):
             return {}
 

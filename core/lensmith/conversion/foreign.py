@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.checkpoints import is_hub_id
 from lensmith.errors import LensmithError
+from lensmith.io.json import read_object
 
 if TYPE_CHECKING:
     from lensmith.conversion.stored import Stored
@@ -48,18 +48,12 @@ class Foreign:
         """A JSON file of a folder, empty where there is none.
 
         Raises:
-            LensmithError: it is no JSON object.
+            JsonError: it is no JSON object.
         """
         file = self.path / name
         if not file.is_file():
             return {}
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise LensmithError(f"{file} cannot be read: {error}") from error
-        if not isinstance(data, dict):
-            raise LensmithError(f"{file} holds no object")
-        return data
+        return read_object(file, nonfinite=True)
 
     def has(self, name: str) -> bool:
         """Whether a folder holds a file."""

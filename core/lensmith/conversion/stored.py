@@ -6,7 +6,6 @@ so that what is read of them are pages of the files, which the system may drop.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from lensmith.errors import LensmithError
 from lensmith.files import write_json
+from lensmith.io.json import JsonError, read_json
 
 SHARD = 1 << 30
 """Bytes of a shard that is written, where no single tensor is larger."""
@@ -85,8 +85,10 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             continue
         try:
-            shards = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            shards = sorted(set(read_json(folder / name)["weight_map"].values()))
+        except JsonError:
+            raise
+        except (KeyError, AttributeError, TypeError) as error:
             raise LensmithError(f"{folder / name} cannot be read: {type(error).__name__}: {error}") from error
         if missing := [shard for shard in shards if not (folder / shard).is_file()]:
             raise LensmithError(f"{folder / name} names {', '.join(missing)}, not there; get the whole checkpoint")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lensmith.data.columns import column
 from lensmith.errors import DataError
+from lensmith.io.json import JsonError, parse_json
 
 PLACE = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
 """First byte, number of bytes and, in JSON lines, the line; lines are counted from 1, and 0 in a list."""
@@ -22,6 +23,7 @@ _QUOTE, _ESCAPE, _COMMA, _OPEN, _CLOSE = b'"\\,[]'
 _STEP = 1 << 22
 _LONGEST = 1 << 26
 """Bytes of what may be one row, or the rest of a file behind a quote too many."""
+_NOTHING = "Expecting value: nothing stands behind a comma; take the comma out"
 _STRUCTURE = np.zeros(256, dtype=bool)
 _STRUCTURE[list(b'"\\{}[],')] = True
 _DEPTH = np.zeros(256, dtype=np.int8)
@@ -82,7 +84,15 @@ def _of_list(file: Path) -> Places:
                 return made[:0]
         for start, size, _ in made.tolist():
             opened.seek(start)
-            decoded(file, opened.read(size), start)
+            text = opened.read(size)
+            try:
+                json.loads(text.decode("utf-8-sig"))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                if not text.strip(BLANK):
+                    raise DataError(_told(file, start + size, _NOTHING)) from None
+                decoded(file, text, start)
+            except (ValueError, RecursionError):
+                pass  # a number or a depth that is refused when this row is read
     return made
 
 
@@ -96,19 +106,14 @@ def decoded(file: Path, text: bytes, start: int, line: int | None = None) -> Any
         line: its line, where that is known.
 
     Raises:
-        DataError: they are not JSON, with the line.
+        JsonError: they are not JSON that can be used, with the line.
     """
     try:
-        return json.loads(text.decode("utf-8" if start else "utf-8-sig"))
-    except json.JSONDecodeError as error:
-        if line is None:
-            place, column = f"{file}:{line_of(file, start) + error.lineno - 1}", ""
-        else:
-            place, column = f"{file}:{line}", f" at column {error.colno}"
-        raise DataError(f"{place}: not valid JSON: {error.msg.removesuffix(' at')}{column}") from error
-    except UnicodeDecodeError as error:
-        place = f"{file}" if line is None else f"{file}:{line}"
-        raise DataError(f"{place}: not UTF-8 text: {error}") from error
+        return parse_json(text, str(file), line=line)
+    except JsonError:
+        if line is not None:
+            raise
+        return parse_json(text, str(file), first=line_of(file, start))
 
 
 def _borders(file: Path, opened: IO[bytes]) -> NDArray[np.int64]:

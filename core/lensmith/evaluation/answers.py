@@ -12,6 +12,7 @@ from typing import Any
 from lensmith.errors import LensmithError
 from lensmith.files import lock, write_json, writing
 from lensmith.interfaces.benchmark import Item
+from lensmith.io.json import parse_json, read_object
 
 _FOLDER = "answers"
 _RUN = "run.json"
@@ -45,7 +46,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         write_json(path, identity)
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path)
     except ValueError as error:
         raise LensmithError(f"{path} is no description of a run ({error}); choose another --output") from error
     changed = [key for key in {**before, **identity} if before.get(key) != json.loads(json.dumps(identity.get(key)))]
@@ -114,7 +115,7 @@ def read_answers(folder: Path) -> dict[int, dict[str, Any]]:
         data = path.read_bytes()
         for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, str(path), line=number)
                 found[int(entry["item"])] = entry
             except (ValueError, KeyError, TypeError) as error:
                 raise LensmithError(f"{path}:{number}: no answer ({error!r}); delete that file to ask again") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,10 @@ from typing import Any
 
 from lensmith.errors import DataError
 from lensmith.interfaces.benchmark import Prediction, Predictions
+from lensmith.io.json import NotJson, decode_text, parse_json, read_bytes
+from lensmith.io.json import read_json as read_json
 
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
-_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -116,24 +116,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: it cannot be read or is not UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """One JSON document.
-
-    Raises:
-        DataError: with the line, where it is none.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    return decode_text(read_bytes(path), str(path))
 
 
 def read_json_lines(path: Path, *, broken: list[str] | None = None) -> list[Line]:
@@ -152,11 +135,10 @@ def read_json_lines(path: Path, *, broken: list[str] | None = None) -> list[Line
             continue
         place = f"{path}:{number}"
         try:
-            lines.append(Line(json.loads(text), place))
-        except json.JSONDecodeError as error:
+            lines.append(Line(parse_json(text, str(path), line=number, nonfinite=True), place))
+        except NotJson:
             if broken is None:
-                shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-                raise DataError(f"{place}: not JSON ({error.msg}): {shown}") from error
+                raise
             broken.append(place)
     return lines
 
@@ -174,12 +156,12 @@ def read_records(path: Path, *, broken: list[str] | None = None) -> tuple[Any, l
     text = read_text(path)
     first = text.lstrip()[:1]
     if first == "[":
-        document = read_json(path)
+        document = parse_json(text, str(path), nonfinite=True)
         return document, [Line(value, f"{path}, entry {number}") for number, value in enumerate(document, 1)]
     if first == "{":
         try:
-            document = json.loads(text)
-        except json.JSONDecodeError:
+            document = parse_json(text, str(path), nonfinite=True)
+        except NotJson:
             return None, read_json_lines(path, broken=broken)
         return document, [Line(document, f"{path}:1")]
     return None, read_json_lines(path, broken=broken)

@@ -15,6 +15,7 @@ from typing import Any
 from lensmith.errors import LensmithError
 from lensmith.files import writing
 from lensmith.interfaces.benchmark import JudgeRequest
+from lensmith.io.json import parse_json
 
 PRICES = {
     "gpt-4": (30.0, 60.0),
@@ -213,7 +214,7 @@ def _read_cache(path: Path) -> dict[tuple[str, str], str]:
         path.write_bytes(whole)
     for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], 1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, str(path), line=number)
             known[entry["key"], entry["request"]] = entry["reply"]
         except (ValueError, KeyError, TypeError) as error:
             raise LensmithError(

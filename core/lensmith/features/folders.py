@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lensmith.errors import LensmithError
+from lensmith.io.json import parse_json, read_json
 
 try:
     import fcntl
@@ -142,7 +142,7 @@ def _folders(root: Path) -> Iterator[Cached]:
     for about in root.glob(f"[!.]*/{ABOUT}"):
         folder = about.parent
         try:
-            described = json.loads(about.read_text(encoding="utf-8"))
+            described = read_json(about)
             described["encoder"]["class"]
             shards = list(folder.glob("shard-*.safetensors"))
             pictures = sum(_pictures(shard) for shard in shards)
@@ -155,7 +155,7 @@ def _folders(root: Path) -> Iterator[Cached]:
 def _pictures(shard: Path) -> int:
     with shard.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return int(json.loads(file.read(length))["keys"]["shape"][0])
+        return int(parse_json(file.read(length), str(shard))["keys"]["shape"][0])
 
 
 def _size(file: Path) -> int:

@@ -13,7 +13,6 @@ leave half of one. An index that all would have to share does not exist.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import time
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from lensmith.features.table import KEY_BYTES, Table, key_array
 from lensmith.interfaces.shapes import Size
+from lensmith.io.json import parse_json
 
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 60.0
@@ -266,7 +266,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         size = os.fstat(file.fileno()).st_size
         if length > size:
             raise ValueError("it is cut off")
-        header: dict[str, Any] = json.loads(file.read(length))
+        header: dict[str, Any] = parse_json(file.read(length), str(path))
     header.pop("__metadata__", None)
     if 8 + length + max(entry["data_offsets"][1] for entry in header.values()) != size:
         raise ValueError("it is cut off")

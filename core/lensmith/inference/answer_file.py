@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from lensmith.errors import DataError
 from lensmith.inference.questions import Asked
+from lensmith.io.json import parse_json, read_object
 
 _CHUNK = 1 << 16
 
@@ -67,7 +68,7 @@ class AnswerFile:
                 raise DataError(f"{self.path} has more lines than there are questions; name another --output")
             asked = questions[count - 1]
             try:
-                row = json.loads(line)
+                row = parse_json(line, str(self.path), line=count)
                 same = row[asked.key] == asked.id and row["prompt"] == asked.prompt
             except (ValueError, KeyError, TypeError):
                 same = False
@@ -80,7 +81,8 @@ class AnswerFile:
 
     def skipped(self) -> int:
         """How many lines say why there is no answer."""
-        return sum("error" in json.loads(line) for line in self._lines())
+        lines = enumerate(self._lines(), 1)
+        return sum("error" in parse_json(line, str(self.path), line=number) for number, line in lines)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line, at once.
@@ -134,7 +136,7 @@ class AnswerFile:
             temporary.replace(beside)
             return
         try:
-            known = dict(json.loads(beside.read_text(encoding="utf-8")))
+            known = read_object(beside)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path} holds something already and {beside.name}, which would say how it was made, cannot be"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from lensmith.data.pictures import resolve_inside
 from lensmith.data.rows import user_turn
 from lensmith.errors import DataError
+from lensmith.io.json import JsonError, NotJson, open_regular, parse_json
 
 _EXAMPLE = '{"id": 1, "image": "a.png", "prompt": "What is it?"}'
 
@@ -62,7 +62,7 @@ def read_questions(file: Path, root: Path) -> Iterator[Asked]:
         DataError: the file cannot be read.
     """
     try:
-        with file.open("rb") as lines:
+        with open_regular(file) as lines:
             ids: set[tuple[str, str | int]] = set()
             for line, text in enumerate(lines, 1):
                 if not text.strip():
@@ -74,6 +74,8 @@ def read_questions(file: Path, root: Path) -> Iterator[Asked]:
                     )
                 ids.add((asked.key, asked.id))
                 yield asked
+    except JsonError as error:
+        raise DataError(f"{error}: a file of questions, {_EXAMPLE} a line") from error
     except OSError as error:
         raise DataError(
             f"{file} cannot be read ({error.strerror}); give a file of questions, {_EXAMPLE} a line"
@@ -86,9 +88,11 @@ def _parsed(line: int, text: bytes, root: Path) -> Asked:
     prompt = ""
     try:
         try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"is not JSON: {error}; write one object a line, e.g. {_EXAMPLE}") from error
+            row = parse_json(text, "", line=line)
+        except JsonError as error:
+            told = (error.reason or str(error)).removeprefix("not valid JSON: ")
+            kind = "is not JSON" if isinstance(error, NotJson) else "cannot be used"
+            raise DataError(f"{kind}: {told}; write one object a line, e.g. {_EXAMPLE}") from error
         if not isinstance(row, dict):
             raise DataError(f"is {type(row).__name__}, not an object like {_EXAMPLE}")
         found = next((own for own in ("question_id", "id") if own in row), None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 from lensmith.errors import Problem
+from lensmith.io.json import JsonError, read_object
 from lensmith.spec.run import DeepSpeedSpec, LoggingSpec, OptimizerSpec, StageSpec
 
 _SPEC_OWNS = (
@@ -114,11 +114,14 @@ def _json(path: str, stage: StageSpec) -> Iterator[Problem]:
     if file is None or not os.path.isfile(file):  # noqa: PTH113
         return
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
+        config: Any = read_object(file)
         theirs = {key: config.get(key, "auto") for key in _SPEC_OWNS}
         zero = config.get("zero_optimization", {}).get("stage", "auto")
         enabled = {name: config.get(name, {}).get("enabled", "auto") for name in ("fp16", "bf16")}
-    except (OSError, ValueError, AttributeError) as error:
+    except JsonError as error:
+        yield Problem(path, f"is not a DeepSpeed JSON: {error}")
+        return
+    except AttributeError as error:
         yield Problem(path, f"{file} is not a DeepSpeed JSON: {error}")
         return
     for key, value in theirs.items():

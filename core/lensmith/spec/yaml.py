@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from lensmith.checkpoints import LocatedStr
 from lensmith.errors import Problem, SpecError
+from lensmith.io.json import JsonError, parse_json
 
 SpecKeys = tuple[str | int, ...]
 """Keys and list positions from the root of a spec to a value."""
@@ -236,22 +236,10 @@ def _unsupported(tag: str) -> str:
 
 
 def _json(text: str, path: Path) -> Any:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in items:
-            if key in result:
-                raise SpecError([Problem("", f"the key {key!r} appears twice", str(path))])
-            result[key] = value
-        return result
-
     try:
-        return json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        raise SpecError([Problem("", f"not valid JSON: {error.msg}", f"{path}:{error.lineno}")]) from error
-    except ValueError as error:  # a number of thousands of digits
-        raise SpecError([Problem("", f"not valid JSON: {error}", str(path))]) from error
-    except RecursionError:
-        raise SpecError([Problem("", _TOO_DEEP, str(path))]) from None
+        return parse_json(text, str(path))
+    except JsonError as error:
+        raise SpecError([Problem("", str(error))]) from error
 
 
 def _lines_of_json(text: str, base: Path) -> dict[SpecKeys, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lensmith import files
 from lensmith.artifacts import MANIFEST, Manifest, changed_sources, whole_parts
 from lensmith.errors import ArtifactError, TrainingError
+from lensmith.io.json import read_json
 from lensmith.tensors import not_finite, told_names
 from lensmith.training import distributed
 from lensmith.training.divergence import require_finite
@@ -314,7 +314,7 @@ def check_data(folder: Path, sources: list[dict[str, Any]]) -> None:
 def _inventory(folder: Path) -> dict[str, Any]:
     path = folder / _INVENTORY
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         return {
             "world": int(stored["world"]),
             "manifest": {"size": (folder / MANIFEST).stat().st_size, "sha256": str(stored["manifest"])},

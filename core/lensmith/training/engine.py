@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lensmith.errors import TrainingError
+from lensmith.io.json import JsonError, read_object
 from lensmith.spec.run import StageSpec
 from lensmith.tensors import not_finite, told_names
 from lensmith.training import distributed
@@ -49,9 +49,9 @@ def deepspeed_config(stage: StageSpec, split: Split) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if stage.deepspeed.config is not None:
         try:
-            config = _without_auto(json.loads(stage.deepspeed.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"deepspeed.config {stage.deepspeed.config}: {error}") from error
+            config = _without_auto(read_object(stage.deepspeed.config))
+        except JsonError as error:
+            raise TrainingError(f"deepspeed.config: {error}") from error
     half = config.get("fp16", {}) if stage.precision == "fp16" else {}
     zero = config.get("zero_optimization", {}) | {"stage": stage.deepspeed.zero}
     for entry, device in (

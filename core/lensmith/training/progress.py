@@ -14,6 +14,7 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from lensmith.io.json import parse_json
 from lensmith.io.terminal import console, visible
 
 _MEMORY = 0.95
@@ -50,7 +51,7 @@ class Metrics:
         end = 0
         for line in self._file:
             try:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > start:
+                if not line.endswith(b"\n") or parse_json(line, "metrics")["step"] > start:
                     break
             except (ValueError, KeyError, TypeError):
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from lensmith import Kind, assemble, implementation
 from lensmith.conversion.held import Held
 from lensmith.files import write_json
+from lensmith.io.json import read_object
 from lensmith_plugins.tuners.adapters import FOLDER, WEIGHTS
 from lensmith_plugins.tuners.peft_library import peft
 
@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 def copy_adapters(held: Held, folder: Path) -> None:
     """Write PEFT's two files; the config names the base as the artifact does."""
     shutil.copyfile(held.folder / FOLDER / WEIGHTS, folder / WEIGHTS)
-    config = json.loads((held.folder / FOLDER / CONFIG).read_text(encoding="utf-8"))
+    config = read_object(held.folder / FOLDER / CONFIG)
     config["base_model_name_or_path"] = held.recorded("language_model", "checkpoint")
     write_json(folder / CONFIG, config)
 

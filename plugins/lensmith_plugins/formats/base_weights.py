@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from lensmith import LensmithError, is_hub_id
 from lensmith.conversion.foreign import snapshot
 from lensmith.conversion.held import Held
 from lensmith.conversion.stored import Stored, read_all, weight_files
+from lensmith.io.json import read_object
 from lensmith_plugins.formats.import_parts import NEEDLESS
 from lensmith_plugins.language_models.specs import CausalSpec
 from lensmith_plugins.language_models.vocabulary import ADDED
@@ -27,7 +27,7 @@ def decoder(held: Held) -> tuple[dict[str, Stored], dict[str, Any]]:
     folder = _folder(spec.checkpoint)
     if folder is None or not _says_all(spec, folder):
         folder = held.rewritten("language_model")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json", nonfinite=True)
     tensors = {n: t.to(held.dtype) for n, t in _read(folder).items() if not NEEDLESS.search(n)}
     if foreign := sorted(name for name in tensors if not name.startswith("model.") and name != "lm_head.weight"):
         raise LensmithError(f"{folder}: a decoder with {', '.join(foreign[:4])} has no place in this format")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from lensmith.conversion.held import Held
 from lensmith.conversion.probes import Probe
 from lensmith.conversion.stored import Stored, read, read_all, weight_files, write_weights
 from lensmith.files import write_json
+from lensmith.io.json import read_object
 from lensmith.merging import logits
 from lensmith_plugins.connectors.specs import IdentitySpec, LinearSpec
 from lensmith_plugins.formats.adapters import adapted_model, copy_adapters
@@ -141,7 +141,7 @@ def _projector_type(connector: Any) -> str:
 
 
 def _json(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return read_object(folder / "config.json", nonfinite=True)
 
 
 def _fill(model: MultimodalModel, part: str, stored: Mapping[str, Stored]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from lensmith.files import write_json
+from lensmith.io.json import read_object
 from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
 
 _MODEL, _CONFIG, _FAST = "tokenizer.model", "tokenizer_config.json", "tokenizer.json"
@@ -31,7 +31,7 @@ def slow_tokenizer(source: Path, folder: Path) -> list[str]:
     for file in files:
         if file.name not in (_FAST, _CONFIG):
             shutil.copyfile(file, folder / file.name)
-    config = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
+    config = read_object(source / _CONFIG)
     rules = {
         "tokenizer_class": "LlamaTokenizer",
         "legacy": own.prefix.scope == "always",

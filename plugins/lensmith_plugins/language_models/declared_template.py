@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lensmith.checkpoints import hub_file, is_hub_id
+from lensmith.io.json import parse_json
 from lensmith_plugins.language_models.gguf_header import gguf_chat_template, is_gguf
 
 
@@ -19,7 +19,10 @@ def declared_template(source: str) -> str | None:
         return gguf_chat_template(source) if Path(source).is_file() else None
     if text := _text(source, "chat_template.jinja"):
         return text
-    template = json.loads(_text(source, "tokenizer_config.json") or "{}").get("chat_template")
+    config = parse_json(
+        _text(source, "tokenizer_config.json") or "{}", f"{source}/tokenizer_config.json", nonfinite=True
+    )
+    template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return template or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from lensmith.checkpoints import hub_file, is_hub_id
+from lensmith.io.json import read_object
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.own_code import code_not_run
 
@@ -51,7 +51,7 @@ def find_file(source: str, name: str) -> Path | None:
 def tokenizer_config(source: str) -> dict[str, Any]:
     """What `tokenizer_config.json` says; empty where there is none."""
     path = find_file(source, "tokenizer_config.json")
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+    return read_object(path, nonfinite=True) if path else {}
 
 
 def open_sentencepiece(source: str) -> Any:

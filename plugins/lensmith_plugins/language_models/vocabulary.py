@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensmith.io.json import read_object
 from lensmith_plugins.language_models.gguf_header import gguf_tokens, is_gguf
 
 ADDED = "lensmith_added_tokens"
@@ -108,10 +109,7 @@ def _base(folder: Path) -> dict[str, int] | None:
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    return read_object(file)
 
 
 def _write(file: Path, data: Any) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 from lensmith import Parameters, ParameterShape, Size, VisionShape, linear, norm
+from lensmith.io.json import read_object
 from lensmith_plugins.vision_encoders.vit_shape import flops
 
 _CUSTOM_BLOCKS = ("block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn")
@@ -34,7 +34,7 @@ def packaged_config(model: str) -> dict[str, Any]:
         close = difflib.get_close_matches(model, names, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(names)}"
         raise ValueError(f"open_clip has no model {model!r}{hint}")
-    return dict(json.loads((folder / f"{model}.json").read_text(encoding="utf-8")))
+    return read_object(folder / f"{model}.json")
 
 
 def read_vision(source: str, config: dict[str, Any]) -> dict[str, Any]:

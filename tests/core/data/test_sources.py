@@ -94,7 +94,7 @@ class TestRowFile:
         rows = RowFile(written(tmp_path / "a.jsonl", b'{"id": 1}\n{"id": "\xe9"}\n'))
         with pytest.raises(DataError, match=r"a\.jsonl:2: not UTF-8 text"):
             rows[1]
-        with pytest.raises(DataError, match=r"b\.json: not UTF-8 text"):
+        with pytest.raises(DataError, match=r"b\.json:1: not UTF-8 text"):
             RowFile(written(tmp_path / "b.json", b'[{"id": "\xe9"}]'))
 
     def test_a_bad_list_is_told_at_once_with_its_line(self, tmp_path: Path) -> None:
