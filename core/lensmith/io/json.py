@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lensmith.errors import DataError
 from lensmith.io.kinds import HEAD, kind_of
@@ -73,7 +73,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             raise JsonError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def open_regular(path: Path) -> Any:
+def open_regular(path: Path) -> BinaryIO:
     """A regular file, opened for its bytes.
 
     Raises:
