@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,32 @@ class Conversation(abc.ABC):
         """Texts besides the end token that end an answer."""
         return ()
 
+    def problems(self, tokenizer: Tokenizer) -> list[str]:
+        """What is wrong with the template and a tokenizer, whatever the rows: `lensmith check` tells it.
+
+        By default that an answer ends in nothing that is learnt: neither in a special token nor in a stop text.
+
+        Args:
+            tokenizer: may be one that knows its special tokens and template and cannot tokenise.
+        """
+        bound = self.bind(tokenizer)
+        turns = (Turn("user", (None, "\nWhat colour is it?")), Turn("assistant", ("red",)))
+        try:
+            learnt = [segment for segment in bound.render(turns) if segment.supervised]
+        except ConversationError as error:
+            return [str(error)]
+        except NotImplementedError:  # needs ids to be rendered; its rows are looked at all the same
+            return []
+        ends = bound.stop_strings()
+        if learnt and any(segment.kind in ("eos", "token") for segment in learnt[-1:]):
+            return []
+        if learnt and learnt[-1].text.endswith(ends or ("\0",)):
+            return []
+        return [
+            "its answers end in nothing that is learnt, so the model would never learn to stop: write a segment of kind"
+            " `eos` behind each, or name a text that ends them in `stop_strings`"
+        ]
+
 
 class ConversationError(ValueError):
     """Turns that a template cannot express."""
@@ -121,10 +148,12 @@ class ChatText:
         text: the rendered template, special tokens spelled out.
         answers: half-open character ranges that the template itself marks as the assistant's, in order; None where
             it marks nothing.
+        reads: names of the variables that the template reads; None where that is not known.
     """
 
     text: str
     answers: tuple[tuple[int, int], ...] | None = None
+    reads: frozenset[str] | None = None
 
 
 class Tokenizer(abc.ABC):
@@ -163,19 +192,24 @@ class Tokenizer(abc.ABC):
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         reply: bool,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        date: datetime.date | None = None,
     ) -> ChatText:
         """Render messages with the chat template that came with the tokenizer. By default there is none.
 
+        A template is a stranger's program: an implementation bounds its time, its memory and what it writes.
+
         Args:
-            messages: `{"role": "system" | "user" | "assistant", "content": text}` each.
+            messages: `{"role": "system" | "user" | "assistant", "content": text}` each; for a template that reads
+                parts the content is `[{"type": "text", "text": text}]`.
             reply: end where the assistant's answer begins.
             template: a template's text, instead of the tokenizer's own.
             variables: further values that the template may read.
+            date: what a template that writes the day (`strftime_now`) takes for today; a fixed one where it is None.
 
         Raises:
             ConversationError: there is no template, or it cannot express these messages.

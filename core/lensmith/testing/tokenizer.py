@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,11 +46,12 @@ class FastTokenizer(Tokenizer):
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         reply: bool,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        date: datetime.date | None = None,
     ) -> ChatText:
         """See `Tokenizer.chat`; answers are never marked."""
         try:

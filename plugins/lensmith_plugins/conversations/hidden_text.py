@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lensmith.interfaces.text import IMAGE_PLACEHOLDER
+
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _HIDDEN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _ALONE = re.compile(f"[{_OPEN}{_CLOSE}]")
@@ -46,6 +48,13 @@ class HiddenText:
             start = found.end()
         if start < len(text):
             yield text[start:], None
+
+    def plain(self, text: str) -> str:
+        """Text with what its stand-ins stand for, pictures as `<image>`, to be read by people."""
+        return "".join(
+            piece if shown is None else IMAGE_PLACEHOLDER if shown.text is None else shown.text
+            for piece, shown in self.reveal(text)
+        )
 
     def _safe(self, text: str) -> str:
         # Stand-ins that a user writes are hidden too, each alone, so that none can be made up.

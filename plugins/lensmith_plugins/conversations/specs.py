@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import datetime
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lensmith import ConversationSpec
 from lensmith_plugins.conversations.texts import (
@@ -14,6 +15,19 @@ from lensmith_plugins.conversations.texts import (
     TAGS_SYSTEM,
     USER_SYSTEM,
 )
+
+FIXED_DAY = "2024-07-26"
+
+
+def _day(value: Any) -> str:
+    """A day as text; YAML reads 2025-12-31 as a date."""
+    text = value.isoformat() if isinstance(value, datetime.date) else value
+    try:
+        if not isinstance(text, str) or datetime.date.fromisoformat(text).isoformat() != text:
+            raise ValueError(text)
+    except ValueError:
+        raise ValueError(f"{value!r} is no day; write one like 2025-12-31") from None
+    return text
 
 
 class PlainSpec(ConversationSpec):
@@ -129,5 +143,20 @@ class TokenizerSpec(ScriptSpec):
     """The text of a Jinja chat template, instead of the tokenizer's own. What it writes between `{% generation %}` and
     `{% endgeneration %}` is learnt. By default the tokenizer's own."""
 
+    reasoning: bool = False
+    """Whether the model is asked to reason before it answers, where its template has a switch for that
+    (`enable_thinking` of Qwen 3, `thinking` of Granite). Rows whose answers begin with `<think> … </think>` are asked
+    for with it whatever this says. By default false: an answer is the words of the row, and an empty block that the
+    template writes before it belongs to the question."""
+
+    stop: list[str] = Field([])
+    """Texts that end an answer, for a template that writes no special token behind one, e.g. `["\\n"]`; each answer
+    must end in one of them. By default none."""
+
+    date: Annotated[str, BeforeValidator(_day)] = FIXED_DAY
+    """The day that a template which writes today's date takes for today, as 2025-12-31, so that ids do not change
+    from day to day. By default 2024-07-26, which Llama 3.1's template has where it knows no day."""
+
     variables: dict[str, Any] = Field({})
-    """Further values that the template reads, e.g. `{enable_thinking: false}` or a `date_string`. By default none."""
+    """Further values that the template reads, e.g. `{enable_thinking: false}` or a `date_string`; a name that it does
+    not read is refused. By default none."""

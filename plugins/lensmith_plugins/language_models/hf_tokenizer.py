@@ -7,6 +7,7 @@ backend used here never adds a mark of its own; `HfTokenizer` puts a space in fr
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
@@ -141,17 +142,18 @@ class HfTokenizer(Tokenizer):
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         reply: bool,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        date: datetime.date | None = None,
     ) -> ChatText:
         """See `Tokenizer.chat`."""
         chosen = template if template is not None else self.chat_template
         if chosen is None:
             return super().chat(messages, reply=reply)
-        return render_chat(chosen, messages, reply=reply, variables={**self.named, **(variables or {})})
+        return render_chat(chosen, messages, reply=reply, variables={**self.named, **(variables or {})}, date=date)
 
     def split_special(self, text: str) -> list[tuple[str, str | None]]:
         """See `Tokenizer.split_special`. Space that a special token swallows is of its piece."""

@@ -157,20 +157,21 @@ def test_space_that_a_special_token_swallows(tokenizers: dict[str, HfTokenizer],
     assert conversation.stop_strings() == ("<|end|>",)
 
 
-def test_templates_that_rewrite_history_are_refused(tokenizers: dict[str, HfTokenizer]) -> None:
-    conversation = bound(tokenizers["thinking"])
-    with pytest.raises(ConversationError, match=r"template of the tokenizer writes answer 1 otherwise once .*`chatml`"):
-        conversation.render(TALK)
-    assert "{<think>" in written(conversation.render(TALK[:2]))
-    prompted = THINKING_PROMPT
-    with pytest.raises(ConversationError, match="of the field `template` writes answer 1 otherwise after its open"):
-        bound(tokenizers["thinking"], template=prompted).render(TALK[:2])
-
-
-THINKING_PROMPT = (
-    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: <think>' }}{% endif %}"
+REWRITING = (
+    "{% for m in messages %}{{ m['role'] + ': ' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ 'Well, ' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: Well, ' }}{% endif %}"
 )
+
+
+def test_templates_that_rewrite_history_are_refused(tokenizers: dict[str, HfTokenizer]) -> None:
+    conversation = bound(tokenizers["chatml"], template=REWRITING)
+    assert written(conversation.render(TALK[:2])).endswith("assistant: Well, {It is red.<|im_end|>}")
+    with pytest.raises(ConversationError, match=r"of the field `template` writes answer 1 otherwise after .*`chatml`"):
+        conversation.render(TALK)
+    asking = REWRITING.replace("'assistant: Well, ' }}{% endif %}", "'assistant: Now, ' }}{% endif %}")
+    with pytest.raises(ConversationError, match="of the field `template` writes answer 1 otherwise after its open"):
+        bound(tokenizers["chatml"], template=asking).render(TALK[:2])
 
 
 def test_own_template_and_variables(tokenizers: dict[str, HfTokenizer]) -> None:
@@ -178,7 +179,7 @@ def test_own_template_and_variables(tokenizers: dict[str, HfTokenizer]) -> None:
         "{{ greeting }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    conversation = bound(tokenizers["chatml"], template=template, variables={"greeting": "Hi. "})
+    conversation = bound(tokenizers["chatml"], template=template, variables={"greeting": "Hi. "}, stop=["\n"])
     assert written(conversation.render(TALK[:2])) == "Hi. user: What color is the bus?\nassistant: {It is red.\n}"
     broken = bound(tokenizers["chatml"], template="{% for %}")
     with pytest.raises(ConversationError, match=r"cannot express the messages \(user\): .*set `model.conversation`"):
