@@ -44,9 +44,7 @@ class PartSpec(Described):
     field of the class: it is added where a spec file is read.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, defer_build=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @classmethod
     def tiny(cls, folder: Path) -> PartSpec:

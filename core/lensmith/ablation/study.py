@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from lensmith.checkpoints import LocatedStr, SpecPath
 from lensmith.errors import Problem, SpecError
 from lensmith.evaluation.suite import BenchmarkEntry, check_titles
+from lensmith.interfaces.bounds import Seed
 from lensmith.spec.run import Section
 from lensmith.spec.yaml import Document, read_document
 
@@ -34,7 +35,7 @@ class JudgeEntry(Section):
 class Row(Section):
     """One variant that is written out, instead of being a combination of axes."""
 
-    name: str
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
     """Name in tables."""
     like: str | None = None
     """A row above, all of whose changes it makes first, so that a table can go on step by step. By default none."""
@@ -61,22 +62,32 @@ class Finding(Section):
     """The first should score more than this times the second: 0.98 for `loses less than two per cent`. Default 1."""
 
 
+def _entries(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _each_once(seeds: list[int]) -> list[int]:
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{', '.join(map(str, twice))} is there twice, and would give the same run twice")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_each_once)]
+"""Seeds of a study: each is one training of every variant."""
+
+
 class Preset(Section):
     """A smaller or larger form of the study."""
 
     axes: list[str] | dict[str, list[str]] | None = None
     """Only these, or of each only these choices by their labels, the reference first; the others stay at their first
     value. By default all."""
-    seeds: list[int] | None = None
+    seeds: Annotated[Seeds, BeforeValidator(_entries)] | None = None
     """Instead of the study's."""
     set: Settings = Field({})
     """Changes of every variant, before its own."""
     limit: int | None = Field(None, ge=1)
     """Questions of each benchmark."""
-
-
-def _entries(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
 
 
 class StudySpec(Section):
@@ -94,7 +105,7 @@ class StudySpec(Section):
     Default grid."""
     runs: list[Row] = Field([])
     """Variants that are written out, besides the axes'."""
-    seeds: Annotated[list[int], BeforeValidator(_entries), Field(min_length=1)] = Field([42])
+    seeds: Annotated[Seeds, BeforeValidator(_entries)] = Field([42])
     """Each variant is trained once with each (order of rows, dropout, fresh weights). Default 42 alone."""
     benchmarks: list[BenchmarkEntry] = Field([])
     """What every variant is scored on."""
@@ -114,6 +125,8 @@ class StudySpec(Section):
         for axis, choices in self.axes.items():
             if not choices:
                 raise ValueError(f"axis {axis!r} has no choices")
+            _check_labels(axis, labels_of(choices))
+        _check_paths(self.axes)
         labels = [row.name for row in self.runs]
         titles = [entry.title for entry in self.benchmarks]
         if twice := sorted({n for n in labels if labels.count(n) > 1}):
@@ -146,6 +159,8 @@ class StudySpec(Section):
                     raise ValueError(f"finding {finding.claim!r}: no axis {axis!r}; there are {axes}")
                 if label not in known:
                     raise ValueError(f"finding {finding.claim!r}: {axis} has no {label!r}; it has {', '.join(known)}")
+        if finding.better == finding.than:
+            raise ValueError(f"finding {finding.claim!r}: `better` and `than` are the same choice")
         if set(finding.better) != set(finding.than):
             raise ValueError(f"finding {finding.claim!r}: `better` and `than` name different axes")
 
@@ -177,6 +192,24 @@ class StudySpec(Section):
                 entry.model_copy(update={"limit": limit}) for entry, limit in zip(self.benchmarks, least, strict=True)
             ]
         return self.model_copy(update=changes)
+
+
+def _check_labels(axis: str, labels: Sequence[str]) -> None:
+    if not axis.strip() or not all(label.strip() for label in labels):
+        raise ValueError(f"axis {axis!r} or a choice of it has an empty name; give it one")
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"axis {axis!r} has {', '.join(twice)} twice; every choice is another one")
+
+
+def _check_paths(axes: Mapping[str, list[Any] | dict[str, Settings]]) -> None:
+    """Two axes that set one path: the second would undo the first, and its effect be credited to it."""
+    owners: dict[str, str] = {}
+    for axis, choices in axes.items():
+        paths = {path for settings in choices.values() for path in settings} if isinstance(choices, dict) else {axis}
+        for path in paths:
+            plain = path.strip().removesuffix(".name")  # a part's name alone says the same
+            if (other := owners.setdefault(plain, axis)) != axis:
+                raise ValueError(f"axes {other!r} and {axis!r} both set {path}; let one axis choose it")
 
 
 def label_of(value: Any) -> str:

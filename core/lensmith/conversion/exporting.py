@@ -75,7 +75,8 @@ def require_exportable(source: Path, overrides: Sequence[str], formats: Sequence
         SpecError: all that they cannot express, with file and line.
         LensmithError: no such exporter.
     """
-    from lensmith.spec.build import place, read_spec
+    from lensmith.spec.build import read_spec
+    from lensmith.spec.messages import place
 
     spec, documents = read_spec(source, overrides)
     if problems := [problem for to in formats for problem in refusals(spec, to)]:

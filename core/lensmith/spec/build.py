@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, create_model
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from lensmith.errors import Problem, SpecError
+from lensmith.errors import SpecError
 from lensmith.interfaces.specs import (
     ConnectorSpec,
     ConversationSpec,
@@ -27,8 +24,9 @@ from lensmith.interfaces.specs import (
 )
 from lensmith.spec import run
 from lensmith.spec.compose import Override, compose
+from lensmith.spec.messages import Choice, told
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
-from lensmith.spec.yaml import Document, SpecKeys
+from lensmith.spec.yaml import Document
 from lensmith_registry import Kind, PartSpec, Registry, RegistryError, discover
 
 
@@ -51,14 +49,6 @@ BASES: dict[Kind, type[PartSpec]] = {
 A field of a part's spec that is annotated with one of these (`list[VisionEncoderSpec]`, `ConnectorSpec | None`, …)
 holds parts in its turn: where a spec is read it becomes a choice among what is installed.
 """
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Stands in an annotation beside the union of the parts to choose from."""
-
-    kind: Kind
-    classes: Mapping[str, type[PartSpec]]
 
 
 def load_spec(
@@ -103,8 +93,7 @@ def validate(documents: Sequence[Document], registry: Registry) -> RunSpec:
     try:
         return run_spec_class(registry, _named_parts(data, registry)).model_validate(data)
     except ValidationError as error:
-        problems = [_problem(detail, data, documents, registry) for detail in error.errors(include_url=False)]
-        raise SpecError(problems) from None
+        raise SpecError(told(error, data, documents, run_spec_class(registry))) from None
 
 
 _KINDS = tuple(kind.value for kind in Kind)
@@ -261,7 +250,7 @@ def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozen
             raise PydanticCustomError("part", "{text}", {"text": text})
         return value
 
-    choice = _Choice(kind, classes)
+    choice = Choice(kind, classes)
     if not classes:
         return Annotated[SerializeAsAny[PartSpec], BeforeValidator(select), choice]
     choices = (*classes.values(), *((_NoPart,) if len(classes) < len(usable) else ()))
@@ -286,121 +275,3 @@ def _name_of(kind: Kind, value: PartSpec, registry: Registry) -> str:
     if names:
         text = f"{type(value).__name__} is the spec of {' and '.join(names)}; give a mapping with the `name` you mean"
     raise PydanticCustomError("part", "{text}", {"text": text})
-
-
-def _problem(detail: ErrorDetails, data: Any, documents: Sequence[Document], registry: Registry) -> Problem:
-    path = _without_tags(tuple(key for key in detail["loc"] if key != "[key]"), data, registry)
-    # What is missing has no line; a line for it would be of another part, which this one has replaced.
-    said = {"missing": path[:-1], "part": (*path, "name")}.get(detail["type"], path)
-    return Problem(".".join(map(str, path)), _message(detail, path, data, registry), place(said, documents))
-
-
-def place(path: SpecKeys, documents: Sequence[Document]) -> str:
-    """Where a value was said: by the most specific document that settles it, else nearest to it."""
-    nearest, longest = documents[0], 0
-    for document in documents:
-        length, settled = document.reach(path)
-        if settled:
-            return document.place(path[:length])
-        if length > longest:
-            nearest, longest = document, length
-    return nearest.place(path[:longest])
-
-
-def _without_tags(loc: SpecKeys, data: Any, registry: Registry) -> SpecKeys:
-    """pydantic puts a union's tag into the path; a user never wrote it there."""
-    path: list[int | str] = []
-    here, value = _below(run_spec_class(registry)), data
-    tag_follows = False
-    for element in loc:
-        if tag_follows and element == _name(value):
-            tag_follows = False
-            continue
-        here, value = _step(here, value, element)
-        tag_follows = isinstance(here, _Choice) and len(here.classes) > 1
-        path.append(element)
-    return tuple(path)
-
-
-def _message(detail: ErrorDetails, path: SpecKeys, data: Any, registry: Registry) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        fields = _fields_at(path[:-1], data, registry)
-        close = difflib.get_close_matches(str(path[-1]), fields, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"there is no such field.{hint} Fields here: {', '.join(fields) or 'none'}."
-    if kind == "missing":
-        fields = _fields_at(path[:-1], data, registry)
-        return f"is required{_meaning(path, data, registry)}. Fields here: {', '.join(fields)}."
-    if kind == "part":
-        return str(context["text"])
-    shown = repr(detail["input"])
-    if kind == "model_type":
-        return f"should be a mapping; fields here: {', '.join(_fields_at(path, data, registry))}; it is {shown}"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    said = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{message}; it is {said}{_meaning(path, data, registry)}"
-
-
-def _meaning(path: SpecKeys, data: Any, registry: Registry) -> str:
-    """In brackets, what the field of a part means to which a path leads: the first clause of its description."""
-    here, value = _below(run_spec_class(registry)), data
-    text = ""
-    owner: Any
-    for element in path:
-        owner = here.classes.get(_name(value)) if isinstance(here, _Choice) else here
-        if _is_model(owner) and issubclass(owner, PartSpec):
-            text = owner.field_descriptions().get(str(element), "")
-        here, value = _step(here, value, element)
-    clause = re.split(r"[.:;](?= |$)", " ".join(text.split()))[0]
-    return f" ({clause})" if clause else ""
-
-
-def _fields_at(path: SpecKeys, data: Any, registry: Registry) -> list[str]:
-    """The fields that the section at `path` may have."""
-    here, value = _below(run_spec_class(registry)), data
-    for element in path:
-        here, value = _step(here, value, element)
-    if isinstance(here, _Choice):
-        here = here.classes.get(_name(value))
-    if _is_model(here):
-        names = list(here.model_fields)
-        return (["name"] if "name" in names else []) + [n for n in names if n != "name"]
-    return []
-
-
-def _step(here: Any, value: Any, element: int | str) -> tuple[Any, Any]:
-    """What may stand at a key or position of a section, list or part, and what does."""
-    if isinstance(here, _Choice):
-        here = here.classes.get(_name(value))
-    if _is_model(here):
-        field = here.model_fields.get(element)
-        here = _below(field.annotation, field.metadata) if field else None
-    else:
-        arguments = typing.get_args(here)
-        here = _below(arguments[-1]) if arguments else None
-    if isinstance(value, Mapping):
-        return here, value.get(element)
-    inside = isinstance(value, list) and isinstance(element, int) and element < len(value)
-    return here, value[element] if inside else None
-
-
-def _below(annotation: Any, metadata: Sequence[Any] = ()) -> Any:
-    """An annotation without what surrounds it: a model, a list or mapping, or the choice of a part."""
-    for mark in metadata:
-        if isinstance(mark, _Choice):
-            return mark
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Annotated:
-        return _below(arguments[0], arguments[1:])
-    if typing.get_origin(annotation) in (Union, UnionType):
-        return _below(next(a for a in arguments if a is not type(None)))
-    return annotation
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
-
-
-def _name(value: Any) -> Any:
-    return value.get("name") if isinstance(value, Mapping) else value

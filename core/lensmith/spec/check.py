@@ -15,7 +15,8 @@ from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
 from lensmith.parts import default_conversation, implementation
-from lensmith.spec.build import place, read_spec
+from lensmith.spec.build import read_spec
+from lensmith.spec.messages import place
 from lensmith.spec.run import RunSpec, StageSpec
 from lensmith.spec.stage_check import logging_problems, stage_problems
 from lensmith_registry import Kind, RegistryError

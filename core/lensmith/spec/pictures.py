@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from lensmith.interfaces.bounds import at_most
 from lensmith_registry import Described
 
 
@@ -15,9 +16,9 @@ class PicturePolicy(Described):
     `alpha: drop` with `exif: false` gives what the original LLaVA saw, `Image.open(path).convert("RGB")`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_pixels: int = Field(default=100_000_000, gt=0)
+    max_pixels: Annotated[int, at_most(2**40, "no memory holds as many")] = Field(default=100_000_000, gt=0)
     """Most pixels (width times height) of a picture, read from its header before anything is decoded."""
     max_aspect: float = Field(default=200.0, ge=1.0)
     """Most times that the longer side may hold the shorter one."""

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from lensmith.checkpoints import SpecPath
+from lensmith.interfaces.bounds import Positions, Seed, at_most
 from lensmith.interfaces.specs import (
     ConnectorSpec,
     ConversationSpec,
@@ -32,9 +33,7 @@ from lensmith_registry import Described, PartSpec
 class Section(Described):
     """A part of a spec that is not a plugin's: unknown fields are refused, instances are frozen."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, defer_build=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class ModelSpec(Section):
@@ -59,11 +58,13 @@ class SourceSpec(Section):
     """LLaVA conversation rows: a JSON list or JSON lines."""
     images: SpecPath | None = None
     """The folder that `image` paths start from; by default the folder of the file."""
-    weight: float = Field(1.0, gt=0)
+    weight: Annotated[float, at_most(1000, "an epoch goes through the source so often; set `epochs` for more")] = Field(
+        1.0, gt=0
+    )
     """How often an epoch goes through the source: 2 shows every row twice, 0.5 a fresh half each epoch."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Keep this random share of the rows, the same in every epoch (data-efficiency studies)."""
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the rows that `fraction` keeps."""
 
 
@@ -80,11 +81,13 @@ _Source = SourceSpec | str
 class DataSpec(Section):
     """What a stage trains on."""
 
-    sources: Annotated[list[SourceSpec], BeforeValidator(source_list, list[_Source] | _Source)] = Field([])
+    sources: Annotated[list[SourceSpec], BeforeValidator(source_list, list[_Source] | _Source)] = Field(
+        [], max_length=10_000
+    )
     """Files of rows, mixed. A recipe leaves them to the spec that extends it."""
     image_placement: Literal["front", "keep"] = "front"
     """`front` moves pictures to the start of their turn, as the papers do; `keep` leaves them where they stand."""
-    max_length: int | None = Field(None, ge=8)
+    max_length: Positions | None = Field(None, ge=8)
     """Positions a row may take, pictures included; by default the language model's context length."""
     long_rows: Literal["truncate", "skip", "error"] = "truncate"
     """A row over `max_length` is cut at its end (never inside a picture), left out, or refused."""
@@ -96,7 +99,7 @@ class DataSpec(Section):
     lengths; `llava_grouped_v1.1` the same as in October 2023. Default shuffle."""
     pictures: PicturePolicy = PicturePolicy()
     """How picture files are read."""
-    workers: int | None = Field(None, ge=0)
+    workers: Annotated[int, at_most(256, "each is a process of every rank")] | None = Field(None, ge=0)
     """Processes of each rank that prepare rows ahead of the training step; 0 prepares them in the training process. By
     default 4 where a GPU trains (less on few cores), and 0 where the CPU itself does."""
 
@@ -126,6 +129,9 @@ class OptimizerSpec(Section):
     """Of sgd. Default 0."""
 
 
+_Steps = Annotated[int, at_most(10**9, "as many optimiser steps would take a machine years")]
+
+
 class ScheduleSpec(Section):
     """Learning rate over the steps of a stage."""
 
@@ -133,11 +139,13 @@ class ScheduleSpec(Section):
     """How the rate falls after the warm-up. Default cosine."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the steps (rounded up) in which the rate rises linearly from zero. Default 0.03."""
-    warmup_steps: int | None = Field(None, ge=0)
+    warmup_steps: _Steps | None = Field(None, ge=0)
     """Steps of the warm-up, instead of `warmup_ratio`. Default none."""
     minimum_ratio: float = Field(0.0, ge=0, le=1)
     """Share of the peak rate that the decay ends at. Default 0."""
 
+
+_Rows = Annotated[int, at_most(2**20, "as many rows of one step fit no cluster; more steps do the same")]
 
 Packing = Literal["auto", "on", "off"]
 
@@ -149,9 +157,9 @@ def _packing(value: Any) -> Any:
 class BatchSpec(Section):
     """Rows of one optimiser step."""
 
-    size: int = Field(16, ge=1)
+    size: _Rows = Field(16, ge=1)
     """Rows of one optimiser step over all ranks. Results do not depend on how many ranks share them."""
-    micro: int | None = Field(None, ge=1)
+    micro: _Rows | None = Field(None, ge=1)
     """Rows that a rank takes at once; the rest is accumulated. By default its whole share."""
     packing: Annotated[Packing, BeforeValidator(_packing, Packing | bool)] = "auto"
     """Lay the rows of a micro-batch end to end, each seeing only itself, so that no position is padding: the same loss
@@ -177,13 +185,19 @@ class DeepSpeedSpec(Section):
 class CheckpointSpec(Section):
     """State that is written while a stage runs."""
 
-    every: int | None = Field(None, ge=1)
+    every: _Steps | None = Field(None, ge=1)
     """Write one after so many optimiser steps; by default none until the stage ends."""
-    keep: int = Field(2, ge=1)
+    keep: _Steps = Field(2, ge=1)
     """How many of the newest are kept."""
 
 
-Bytes = Annotated[ByteSize, Field(ge=0), WithJsonSchema({"type": ["integer", "string"]})]
+def _not_truth(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError("should be a number of bytes, e.g. 50GB")
+    return value
+
+
+Bytes = Annotated[ByteSize, Field(ge=0), BeforeValidator(_not_truth), WithJsonSchema({"type": ["integer", "string"]})]
 """A number of bytes, or one with a unit: 50GB, 1.5TB, 200MiB."""
 
 
@@ -220,9 +234,9 @@ class StageSpec(Section):
     """Prompt template of this stage, where it differs from the model's (`plain` in stage 1)."""
     lr: float = Field(2e-5, gt=0)
     """Peak learning rate; a tuner may set others for its groups."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: Annotated[float, at_most(100_000, "each is a pass over all rows")] = Field(1.0, gt=0)
     """Passes over the data."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: _Steps | None = Field(None, ge=1)
     """Stop after so many optimiser steps; the schedule is laid out for them."""
     batch: BatchSpec = BatchSpec()
     """Rows a step."""
@@ -255,9 +269,12 @@ class StageSpec(Section):
     """Sharding and offload."""
     checkpoints: CheckpointSpec = CheckpointSpec()
     """State for `--resume`."""
-    seed: int = 42
+    seed: Seed = 42
     """Order of the rows, dropout and fresh weights."""
 
+
+MAX_STAGES = 200
+"""A run of more stages is a slip of whatever wrote the spec."""
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -276,7 +293,7 @@ class RunSpec(Section):
 
     model: ModelSpec
     """The parts."""
-    stages: dict[StageName, StageSpec] = Field({})
+    stages: dict[StageName, StageSpec] = Field({}, max_length=MAX_STAGES)
     """Training stages by name, run in the order they are written; each starts from the one before."""
     start_from: SpecPath | None = None
     """An artifact whose trained weights the first stage (or the model, without stages) starts from."""

@@ -23,6 +23,9 @@ MAX_DEPTH = 64
 """Values may be nested this deep, far more than any spec needs and far less than Python's stack."""
 
 
+_MAX_TEXT = 4_000_000
+
+
 @dataclass
 class Document:
     """A parsed file: its data, the line of every value, and what overrides put in its place."""
@@ -31,6 +34,7 @@ class Document:
     source: str
     lines: dict[SpecKeys, int] = field(default_factory=dict)
     overridden: dict[SpecKeys, str] = field(default_factory=dict)
+    _known_mappings: dict[int, tuple[int, set[SpecKeys]]] = field(default_factory=dict, repr=False, compare=False)
 
     def exact_place(self, path: SpecKeys) -> str:
         """The override that set a path, else its `file:line`; empty where this document does not hold it."""
@@ -49,12 +53,19 @@ class Document:
                 start = path[:length]
                 if start not in held:
                     continue
-                below = [p[-1] for p in held if len(p) == length + 1 and p[:length] == start]
-                if length == len(path) or not any(isinstance(key, str) for key in below):
+                if length == len(path) or start not in self._mappings(held):
                     return length, True
                 longest = max(longest, length)
                 break
         return longest, False
+
+    def _mappings(self, held: dict[SpecKeys, Any]) -> set[SpecKeys]:
+        """Paths below which `held` has a key, looked through once."""
+        known = self._known_mappings.get(id(held))
+        if known is None or known[0] != len(held):
+            known = len(held), {path[:-1] for path in held if path and isinstance(path[-1], str)}
+            self._known_mappings[id(held)] = known
+        return known[1]
 
     def place(self, path: SpecKeys) -> str:
         """Place of a path, or of the nearest parent that is here."""
@@ -68,6 +79,15 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema: `1e-3` is a number, `off` and `12:30` are text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own
+    _composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """PyYAML's, which ends where a file holds too much, instead of after all of it."""
+        self._composed += 1
+        if self._composed > MAX_NODES:
+            text = f"holds more than {MAX_NODES} keys and values"
+            raise yaml.composer.ComposerError(problem=text, problem_mark=self.get_mark())  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)  # type: ignore[no-untyped-call,no-any-return]
 
 
 _CORE_SCHEMA = (
@@ -101,6 +121,8 @@ def read_document(path: Path) -> Document:
         raise SpecError([Problem("", f"{path} does not exist; give the path of a spec file")]) from None
     except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a NUL in the name
         raise SpecError([Problem("", f"{path} cannot be read: {error}")]) from error
+    if len(text) > _MAX_TEXT:
+        raise SpecError([Problem("", f"{path} holds {len(text):,} characters, more than a spec's {_MAX_TEXT:,}")])
     base = path.absolute().parent
     if path.suffix == ".json":
         data = _locate(_json(text, path), base, str(path))

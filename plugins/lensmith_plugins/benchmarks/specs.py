@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lensmith import BenchmarkSpec, JudgedSpec
+from lensmith.interfaces.bounds import Positions, at_most
+
+Repeats = Annotated[int, Field(ge=1), at_most(1000, "each asks the judge about every answer again")]
 
 Upload = Literal["llava", "raw"]
 
@@ -119,7 +122,7 @@ class PairwiseSpec(JudgedSpec):
     pairing: Literal["order", "id"] = "order"
     """How questions and answers meet: line by line, as in LLaVA, or by question id. By default `order`."""
 
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: Positions = 1024
     """Longest reply of the judge. By default 1024."""
 
 
@@ -132,7 +135,7 @@ class LlavaBenchSpec(PairwiseSpec):
     temperature: float = Field(0.2, ge=0)
     """The judge's temperature. By default the paper's, 0.2."""
 
-    repeats: int = Field(3, ge=1)
+    repeats: Repeats = 3
     """How often everything is judged; the score is the mean. By default 3, as in the papers."""
 
 
@@ -145,7 +148,7 @@ class Vicuna80Spec(PairwiseSpec):
     temperature: float = Field(0.2, ge=0)
     """The judge's temperature. By default the paper's, 0.2."""
 
-    repeats: int = Field(1, ge=1)
+    repeats: Repeats = 1
     """How often everything is judged; the score is the mean. By default 1."""
 
 
@@ -158,7 +161,7 @@ class MmVetSpec(JudgedSpec):
     temperature: float = Field(0.0, ge=0)
     """The judge's temperature at the first attempt. By default 0."""
 
-    repeats: int = Field(1, ge=1)
+    repeats: Repeats = 1
     """How often everything is judged; the score is the mean. By default 1; the paper of MM-Vet takes 5."""
 
     unparsable: Literal["leave_out", "paper"] = "leave_out"
@@ -169,7 +172,7 @@ class MmVetSpec(JudgedSpec):
 class MmluSpec(BenchmarkSpec):
     """MMLU: multiple choice of 57 subjects without pictures, by the likelihood of the four letters."""
 
-    shots: int = Field(5, ge=0)
+    shots: Annotated[int, at_most(1000, "each is an example in every prompt")] = Field(5, ge=0)
     """Solved examples in the prompt. By default 5."""
 
 

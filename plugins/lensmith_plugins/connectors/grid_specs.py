@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lensmith import ConnectorShape, IncompatibleParts, Size, VisionShape
+from lensmith.interfaces.bounds import Side
 from lensmith_plugins.connectors.specs import LayersSpec
-
-Side = Annotated[int, Field(ge=1)]
 
 
 class SmallerGridSpec(LayersSpec, abc.ABC):

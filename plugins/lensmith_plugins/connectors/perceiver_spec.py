@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from lensmith import (
     ConnectorShape,
@@ -17,8 +15,9 @@ from lensmith import (
     linear,
     norm,
 )
+from lensmith.interfaces.bounds import Sizes
 
-Count = Annotated[int, Field(ge=1)]
+Count = Sizes
 
 
 class PerceiverSpec(ConnectorSpec):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lensmith import Checkpoint, ConnectorShape, ConnectorSpec, IncompatibleParts, SpecPath, VisionShape, is_hub_id
+from lensmith.interfaces.bounds import Sizes
 from lensmith_plugins.connectors.qformer_config import Architecture, parameters, read_architecture
 
-Count = Annotated[int, Field(ge=1)]
+Count = Sizes
 _SIZES = ("queries", "layers", "width", "heads", "cross_attention_frequency")
 TOKENIZER = "qformer_tokenizer"
 """Folder of an InstructBLIP checkpoint that holds the Q-Former's tokenizer."""

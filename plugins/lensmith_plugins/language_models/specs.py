@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lensmith import Checkpoint, LanguageModelSpec, LanguageShape, SpecPath, read_config
+from lensmith.interfaces.bounds import Positions
 from lensmith_plugins.language_models.declared_template import declared_template
 from lensmith_plugins.language_models.gguf_header import gguf_config, is_gguf
 from lensmith_plugins.language_models.shapes import language_shape
@@ -37,14 +38,14 @@ class CausalSpec(LanguageModelSpec):
     tokenizer: Checkpoint | None = None
     """Folder, hub id or `.gguf` file of the tokenizer; by default where the weights or the config are."""
 
-    context_length: int | None = Field(default=None, gt=0)
+    context_length: Positions | None = None
     """Positions a row may have; by default what the config says."""
 
     attention: str = "sdpa"
     """Attention implementation, by its name in transformers: `sdpa` (by default; on GPUs it packs rows by a flash
     kernel), `eager`, `flash_attention_2` (which pads), …"""
 
-    add_tokens: list[str] = Field(default=[])
+    add_tokens: list[str] = Field(default=[], max_length=10_000)
     """Special tokens for the tokenizer to gain, e.g. `[<im_start>, <im_end>]`. Each starts as the mean of all
     embeddings, in the output head too, and is trained by a tuner that trains the language model; one that the
     tokenizer has already stays as it is. By default none."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from lensmith import Parameters, ParameterShape, TunerSpec
+from lensmith.interfaces.bounds import Sizes
 from lensmith_plugins.tuners.specs import bridge
 from lensmith_plugins.tuners.targets import ALL, as_targets, layer, matching
 
@@ -19,7 +20,7 @@ _Names = Annotated[list[str], Field(min_length=1)]
 class LoraSpec(TunerSpec):
     """Low-rank adapters (arXiv 2106.09685) on linear layers; the connector trains in full beside them."""
 
-    rank: int = Field(64, ge=1)
+    rank: Sizes = 64
     """Rank of the update."""
     alpha: float | None = Field(None, gt=0)
     """Scale: the update is multiplied by alpha / rank. By default 2 × rank, the scaling study's finding."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lensmith import SpecPath, VisionEncoderSpec
+from lensmith.interfaces.bounds import Side
 
 Colour = tuple[float, float, float]
 """One number each for red, green and blue, on pixels scaled to 0..1."""
@@ -30,7 +31,7 @@ class TimmSpec(VisionEncoderSpec):
     pretrained: bool = False
     """Download timm's weights of that name, unless cached. Default false: nothing is ever downloaded."""
 
-    image_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Side | None = None
     """Side of a view in pixels. Default none: the size that timm records for the model."""
 
     levels: Annotated[list[int], Field(min_length=1)] | None = None
@@ -38,7 +39,7 @@ class TimmSpec(VisionEncoderSpec):
     finest), blocks of a transformer (0 the first block's output); negative ones count from the end, so that -2 of a
     transformer is what `select_layer: -2` is elsewhere. Their widths add up. Default none: the last."""
 
-    grid: Annotated[int, Field(ge=1)] | None = None
+    grid: Side | None = None
     """Average-pool each level to grid x grid tokens. Default none: the last chosen level's own grid."""
 
     normalize: bool = False

@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lensmith import Checkpoint, Size, SpecPath, VisionEncoderSpec, VisionShape, is_hub_id, read_config
+from lensmith.interfaces.bounds import Side
 from lensmith_plugins.vision_encoders import clip_shape, dinov2_shape, siglip_shape
 from lensmith_plugins.vision_encoders.vit_shape import blocks_before
 
@@ -156,7 +157,7 @@ class Dinov2Spec(TransformersSpec):
     cls_token: bool = False
     """Keep the class token, as the first token of a view. Default false: patches alone."""
 
-    image_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Side | None = None
     """Side of a view in pixels: the shortest edge is resized to it and the centre square cropped, so that a square
     loses nothing. Default none: as preprocessor_config.json says (for the released weights the shortest edge to 256 and
     a crop of 224, which cuts a border of every picture); without that file, the config's image size."""

@@ -84,8 +84,8 @@ def test_every_mistake_is_told_with_its_path_and_line(told: Told, file: Path) ->
         "name, model, checkpoint, pretrained, image_size, levels, grid, normalize, mean, std, interpolation, crop_pct"
     )
     assert sorted(told(file).splitlines()) == [
-        f"{file}:6: model.vision_encoder.encoders.0.select_layer: should be a valid integer, unable to parse string as"
-        " an integer; it is 'x' (Which hidden state is the output, of layers + 1)",
+        f"{file}:6: model.vision_encoder.encoders.0.select_layer: should be a valid integer;"
+        " it is 'x' (Which hidden state is the output, of layers + 1)",
         f"{file}:9: model.vision_encoder.encoders.1.grdi: there is no such field. Did you mean 'grid'?"
         f" Fields here: {names}.",
         f"{file}:9: model.vision_encoder.encoders.1.levels: List should have at least 1 item after validation, not 0;"
