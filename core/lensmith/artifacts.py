@@ -20,7 +20,7 @@ from lensmith.checkpoints import import_hint
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError
 from lensmith.files import atomic_folder, inventory, known_sha256, sha256, sketch, write_json
-from lensmith.io.json import JsonError, read_json
+from lensmith.io.json import JsonError, read_object
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith_registry import Kind, PartSpec
 
@@ -64,7 +64,7 @@ class Manifest:
             hint = hint or import_hint(folder)
             raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}{hint}")
         try:
-            data = read_json(path)
+            data = read_object(path)
             written = data["format"]
         except JsonError as error:
             raise ArtifactError(str(error)) from error

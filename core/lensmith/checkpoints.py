@@ -78,7 +78,7 @@ def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any
 
     Raises:
         FileNotFoundError: naming the file and what may be given instead.
-        JsonError: a file that is not a JSON object; a ValueError too.
+        ValueError: a file that is not a JSON object, with its line.
     """
     path = Path(checkpoint)
     if path.is_dir():

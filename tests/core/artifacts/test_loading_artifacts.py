@@ -330,12 +330,12 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "cannot be read: JSONDecodeError"),
-            ("[]", "cannot be read: TypeError"),
+            ("", "manifest.json:1: not valid JSON: it is empty"),
+            ("[]", "manifest.json: holds a list, where an object is needed"),
             ("{}", "cannot be read: KeyError"),
             ('{"format": 1}', "is damaged: it lacks model, tuner, plugins"),
             ('{"format": 2}', "has format 2, this Lensmith reads 1; install a version that fits"),
-            (b"\xff\xfe", "cannot be read: UnicodeDecodeError"),
+            (b"\xff\xfe", "manifest.json: is UTF-16 text"),
         ],
     )
     def test_manifests_that_are_none(self, tmp_path: Path, content: str | bytes, message: str) -> None:

@@ -96,8 +96,8 @@ def test_rows_that_may_not_be_read(checked: Checked, tmp_path: Path) -> None:
         ),
         ("vision_encoder", "language", "its config is of a 'llama' model"),
         ("language_model", "encoder", "clip_vision_model"),
-        ("vision_encoder", "broken", "config.json is not JSON"),
-        ("language_model", "list", "not a config object"),
+        ("vision_encoder", "broken", "config.json:1: not valid JSON"),
+        ("language_model", "list", "config.json: holds a list, where an object is needed"),
     ],
 )
 def test_checkpoints_that_are_not_what_they_should_be(
