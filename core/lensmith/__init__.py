@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lensmith.assembly import assemble
     from lensmith.conversion.exporting import export
     from lensmith.conversion.importing import import_checkpoint
+    from lensmith.data.image_inputs import decode_image
     from lensmith.evaluation.run import evaluate
     from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces import (
@@ -93,6 +94,7 @@ _LAZY = {
     "VisionEncoder": "lensmith.interfaces",
     "ablate": "lensmith.ablation.engine",
     "assemble": "lensmith.assembly",
+    "decode_image": "lensmith.data.image_inputs",
     "evaluate": "lensmith.evaluation.run",
     "export": "lensmith.conversion.exporting",
     "implementation": "lensmith.parts",
@@ -165,6 +167,7 @@ __all__ = [
     "VisionShape",
     "ablate",
     "assemble",
+    "decode_image",
     "discover",
     "evaluate",
     "export",

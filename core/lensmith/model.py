@@ -22,8 +22,7 @@ from lensmith.interfaces.vision_encoder import VisionEncoder
 from lensmith.loss import summed_cross_entropy
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from lensmith.data.image_inputs import ImageInput
     from lensmith.data.sample import PicturePipeline
     from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces.tuner import Tuner
@@ -191,14 +190,15 @@ class MultimodalModel(nn.Module):
 
     def generate(
         self,
-        images: Image.Image | str | Path | Sequence[Image.Image | str | Path] | None,
+        images: ImageInput | Sequence[ImageInput] | None,
         prompt: str,
         options: GenerationOptions | None = None,
     ) -> str:
         """Answer one question about no, one or several pictures.
 
         Args:
-            images: pictures or files; in `prompt` they stand where `<image>` does, else in front.
+            images: one image or several, each in any form that `lensmith.decode_image` takes (a path, an image of
+                Pillow, bytes, an array, …); in `prompt` they stand where `<image>` does, else in front.
             prompt: the question.
             options: by default greedy, 256 new tokens at most.
 
@@ -211,7 +211,7 @@ class MultimodalModel(nn.Module):
 
     def generate_batch(
         self,
-        questions: Sequence[tuple[Image.Image | str | Path | Sequence[Image.Image | str | Path] | None, str]],
+        questions: Sequence[tuple[ImageInput | Sequence[ImageInput] | None, str]],
         options: GenerationOptions | None = None,
         batch_size: int = 8,
     ) -> list[str]:
@@ -234,7 +234,7 @@ class MultimodalModel(nn.Module):
 
     def score(
         self,
-        questions: Sequence[tuple[Image.Image | str | Path | Sequence[Image.Image | str | Path] | None, str]],
+        questions: Sequence[tuple[ImageInput | Sequence[ImageInput] | None, str]],
         candidates: Sequence[str] | Sequence[Sequence[str]],
         batch_size: int = 64,
     ) -> list[list[Likelihood]]:
@@ -263,7 +263,7 @@ class MultimodalModel(nn.Module):
 
     def stream(
         self,
-        images: Image.Image | str | Path | Sequence[Image.Image | str | Path] | None,
+        images: ImageInput | Sequence[ImageInput] | None,
         prompt: str,
         options: GenerationOptions | None = None,
     ) -> Iterator[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lensmith.data.encode import Encoded, encode
-from lensmith.data.pictures import open_picture
+from lensmith.data.image_inputs import decode_image
 from lensmith.data.rows import user_turn
 from lensmith.data.sample import Picture, Sample, expand, instructions
 from lensmith.errors import DataError
@@ -30,30 +29,35 @@ class Question:
     """Pictures and words.
 
     Args:
-        images: in the order in which they are shown.
+        images: in the order in which they are shown; each in any form that `decode_image` takes.
         prompt: the question.
         turns: a whole conversation instead of the prompt; the user's turn is its last, and it shows the pictures.
         system: a system text instead of the conversation's own.
     """
 
-    images: tuple[Image.Image | Path, ...]
+    images: tuple[Any, ...]
     prompt: str
     turns: tuple[Turn, ...] = ()
     system: str | None = None
 
     @classmethod
     def of(cls, images: Pictures, prompt: str) -> Question:
-        """From what a user passes: nothing, one picture or several, opened or as paths."""
+        """From what a user passes: nothing, one image or a list, tuple or iterator of several; see `decode_image`."""
         if images is None:
             images = ()
-        elif isinstance(images, (str, Path, Image.Image)):
+        elif not isinstance(images, (list, tuple, Iterator)):
             images = (images,)
-        return cls(tuple(Path(i) if isinstance(i, str) else i for i in images), prompt)
+        return cls(tuple(images), prompt)
 
     @property
     def shown(self) -> tuple[object, ...]:
         """What tells whether two questions show the same pictures."""
-        return tuple(i if isinstance(i, Path) else id(i) for i in self.images)
+        return tuple(_known(image) for image in self.images)
+
+
+def _known(image: Any) -> object:
+    """What tells an image from others: what it says, where that cannot change, else which object it is."""
+    return image if isinstance(image, (Path, str, bytes)) else id(image)
 
 
 @dataclass
@@ -132,12 +136,11 @@ class Prompts:
         if length + needs_room > limit:
             raise DataError(f"the {what} takes {length} positions, the language model has {limit}")
 
-    def _picture(self, image: Image.Image | Path, words: str) -> Picture:
-        known = (image if isinstance(image, Path) else id(image), "")
+    def _picture(self, image: Any, words: str) -> Picture:
+        known = (_known(image), "")
         if known not in self._prepared:
             pipeline = self.model.pictures
-            opened = open_picture(image, pipeline.policy) if isinstance(image, Path) else image.convert("RGB")
-            self._prepared[known] = pipeline.prepare(opened)
+            self._prepared[known] = pipeline.prepare(decode_image(image, pipeline.policy))
             self._held.append(image)  # so that its id stays its own
         plain = self._prepared[known]
         if (known[0], words) not in self._prepared:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError, LensmithError
+from lensmith.data.inline_images import from_base64
 from lensmith.evaluation.files import Reader, find, find_all, last_of_each, named
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Judge, JudgeRequest, Prediction, Predictions, SampleScore, Scores
@@ -72,8 +71,8 @@ class MmBench(Benchmark):
             hint = "" if _absent(row.get("hint")) else f"{_text(row['hint'])}\n"
             question = hint + "\n".join([_text(row["question"]), *(f"{k}. {v}" for k, v in choices.items())])
             try:
-                picture = base64.b64decode(_text(row["image"]), validate=True)
-            except (binascii.Error, KeyError) as error:
+                picture = from_base64(_text(row["image"]))
+            except (ValueError, KeyError) as error:
                 raise DataError(f"{place}: the column `image` holds no base64 picture ({error})") from error
             extra = {"round_id": 0, "prompt": question, "options": list(choices.values()), "option_char": list(choices)}
             items.append(

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from lensmith import DataError, Turn
+from lensmith.data.image_inputs import is_inline
 from lensmith.serving.messages import joined
 
 _LONGEST = 1024
@@ -40,8 +41,8 @@ def generation_settings(given: Mapping[str, Any], *, obey_until: bool) -> dict[s
         raise DataError(f"generation_kwargs {dict(given)!r}: {error}") from error
 
 
-def pictures(visuals: Any) -> tuple[Image.Image | Path, ...]:
-    """What `doc_to_visual` gives: nothing, one picture or several, opened or as paths.
+def pictures(visuals: Any) -> tuple[Any, ...]:
+    """What `doc_to_visual` gives: nothing, one picture or several, in any form that `lensmith.decode_image` takes.
 
     Raises:
         DataError: something else, such as a video.
@@ -50,28 +51,30 @@ def pictures(visuals: Any) -> tuple[Image.Image | Path, ...]:
         return ()
     if not isinstance(visuals, (list, tuple)):
         visuals = [visuals]
-    found: list[Image.Image | Path] = []
+    found: list[Any] = []
     for visual in visuals:
         if isinstance(visual, (list, tuple)):
             found += pictures(visual)
-        elif isinstance(visual, Image.Image):
+        elif visual is None:
+            continue
+        elif isinstance(visual, str):
+            found.append(visual if is_inline(visual) else Path(visual))
+        elif isinstance(visual, (Path, Image.Image, bytes, bytearray)) or _is_array(visual) or _is_undecoded(visual):
             found.append(visual)
-        elif isinstance(visual, (str, Path)):
-            found.append(Path(visual))
-        elif visual is not None:
+        else:
             raise DataError(f"the task shows {type(visual).__name__}; Lensmith's models see pictures alone")
     return tuple(found)
 
 
 def conversation(
     messages: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[Image.Image | Path, ...], tuple[Turn, ...], str | None]:
+) -> tuple[tuple[Any, ...], tuple[Turn, ...], str | None]:
     """What `doc_to_messages` gives, as pictures, turns and the system text (None where there is none).
 
     Raises:
         DataError: a role or a kind of content that cannot be expressed.
     """
-    images: list[Image.Image | Path] = []
+    images: list[Any] = []
     turns: list[Turn] = []
     system: list[str] = []
     for message in messages:
@@ -94,3 +97,11 @@ def conversation(
         else:
             raise DataError(f"a message of {role!r} cannot stand here; Lensmith takes system first, user and assistant")
     return tuple(images), tuple(turns), "\n".join(system) if system else None
+
+
+def _is_undecoded(visual: Any) -> bool:
+    return isinstance(visual, Mapping) and bool({"bytes", "path"} & visual.keys())
+
+
+def _is_array(visual: Any) -> bool:
+    return hasattr(visual, "__array__") or callable(getattr(visual, "read", None))
