@@ -17,6 +17,7 @@ from lensmith.inference.answering import answer_keys, limited
 from lensmith.inference.decoder import Decoder
 from lensmith.inference.prompts import Prompts, Question
 from lensmith.inference.scoring import Likelihood, likelihoods
+from lensmith.inference.stops import split_stops, spoken
 from lensmith.interfaces.language_model import GenerationOptions
 
 if TYPE_CHECKING:
@@ -96,13 +97,16 @@ def stream(model: MultimodalModel, question: Question, options: GenerationOption
     A piece never ends inside a character.
     """
     model.eval()
+    options = limited(options, model.conversation.stop_strings())
+    tokenizer = model.language_model.tokenizer
+    _, stops = split_stops(options, tokenizer)
     sample = prepare(model, question)
     ids: queue.Queue[int | BaseException | None] = queue.Queue()
 
     def run() -> None:
         try:
             with torch.inference_mode():
-                _generate(model, [sample], limited(options, model.conversation.stop_strings()), ids.put)
+                _generate(model, [sample], options, ids.put)
             ids.put(None)
         except BaseException as error:  # handed to the reader, who raises it
             ids.put(error)
@@ -115,12 +119,12 @@ def stream(model: MultimodalModel, question: Question, options: GenerationOption
         if isinstance(item, BaseException):
             raise item
         known.append(item)
-        text = model.language_model.tokenizer.decode(known).strip()
+        text = stops.safe(tokenizer.decode(known)).strip()
         if len(text) > len(shown) and not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text
     thread.join()
-    text = model.language_model.tokenizer.decode(known).strip()
+    text = spoken(known, options, tokenizer)
     if len(text) > len(shown):
         yield text[len(shown) :]
 
@@ -202,7 +206,7 @@ def _answered(
     keys = [prompts.keys(sample) for _, sample in laid_out]
     decoder = Decoder(model.language_model, prompts.features(batch_size))
     for place, ids in answer_keys(decoder, keys, options, batch_size, draws):
-        yield laid_out[place][0], tokenizer.decode(ids).strip()
+        yield laid_out[place][0], spoken(ids, options, tokenizer)
 
 
 def _generate(
@@ -214,7 +218,7 @@ def _generate(
     room = model.language_model.shape.context_length - batch.ids.shape[1]
     fitting = replace(options, max_new_tokens=max(1, min(options.max_new_tokens, room)))
     rows = model.language_model.generate(model.embed(batch), batch.segments > 0, fitting, on_token)
-    return [tokenizer.decode(row).strip() for row in rows]
+    return [spoken(row, options, tokenizer) for row in rows]
 
 
 def _alone(model: MultimodalModel, sample: Sample) -> Likelihood:

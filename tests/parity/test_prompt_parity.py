@@ -17,7 +17,7 @@ from lensmith.data.rows import parse_row, user_turn
 from lensmith.spec.pictures import PicturePolicy
 from lensmith.spec.run import DataSpec, ModelSpec, StageSpec
 from lensmith_plugins.conversations.specs import HumanAssistantSpec
-from lensmith_plugins.language_models.answers import split_stops, trim
+from lensmith_plugins.language_models.answers import split_stops
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.specs import VicunaSpec
 from lensmith_plugins.language_models.tokenizer_loading import load_tokenizer
@@ -168,8 +168,8 @@ def test_stop_words_end_an_answer_at_the_same_id(tokenizers: dict[str, HfTokeniz
     assert len(records) == 64
     for record in records:
         ids, fired = record["gen_ids"], record["fired_after_k_tokens"]
-        stops = split_stops(GenerationOptions(stop=tuple(record["keywords"])), tokenizer)
-        ended = [len(trim(ids[: k + 1], *stops)) <= k for k in range(len(ids))]
+        ends, stops = split_stops(GenerationOptions(stop=tuple(record["keywords"])), tokenizer)
+        ended = [token in ends or stops.length(ids[: k + 1]) is not None for k, token in enumerate(ids)]
         if ids[-1] == tokenizer.eos_id and not any(fired):  # the end token ends ours whatever the words are
             assert ended.index(True) == len(ids) - 1
             continue

@@ -20,11 +20,30 @@ class StopTexts:
     def __bool__(self) -> bool:
         return bool(self.texts)
 
-    def length(self, ids: Sequence[int]) -> int | None:
-        """How many ids come before the earliest stop text, None where there is none."""
-        said = self._decode(ids)
+    def cut(self, said: str) -> str:
+        """What comes before the earliest stop text."""
         found = [place for text in self.texts if (place := said.find(text)) >= 0]
-        return self._within(ids, min(found)) if found else None
+        return said[: min(found)] if found else said
+
+    def safe(self, said: str) -> str:
+        """What belongs to an answer that still grows, whatever follows: no stop text can begin in it."""
+        kept = self.cut(said)
+        return kept if kept != said else said[: len(said) - self._begun(said)]
+
+    def length(self, ids: Sequence[int]) -> int | None:
+        """How many ids hold all that comes before the earliest stop text, None where there is none.
+
+        Where the stop text begins inside an id, the ids that complete it are among them, so that `cut` finds it.
+        """
+        said = self._decode(ids)
+        answer = self.cut(said)
+        if answer == said:
+            return None
+        count = self._within(ids, len(answer))
+        if self._decode(ids[:count]) != answer:
+            while self.cut(self._decode(ids[:count])) != answer:
+                count += 1
+        return count
 
     def ended(self, ids: Sequence[int]) -> bool:
         """Whether the last id completed a stop text, where none was complete before it."""
@@ -36,11 +55,12 @@ class StopTexts:
     def certain(self, ids: Sequence[int]) -> int:
         """How many ids belong to the answer whatever follows: no stop text can still begin in them."""
         said = self._decode(ids)
-        begun = max(
-            (n for text in self.texts for n in range(1, len(text)) if said.endswith(text[:n])),
-            default=0,
-        )
+        begun = self._begun(said)
         return self._within(ids, len(said) - begun) if begun else len(ids)
+
+    def _begun(self, said: str) -> int:
+        """Characters at the end with which a stop text may begin."""
+        return max((n for text in self.texts for n in range(1, len(text)) if said.endswith(text[:n])), default=0)
 
     def _within(self, ids: Sequence[int], characters: int) -> int:
         count = len(ids)
@@ -50,11 +70,20 @@ class StopTexts:
 
 
 def trim(ids: Sequence[int], ends: Sequence[int], stops: StopTexts) -> list[int]:
-    """An answer without its end token, what follows it, and its stop text."""
+    """An answer without its end token, what follows it, and the ids of its stop text that say nothing else.
+
+    Where a stop text begins inside an id it is still there; see `spoken`.
+    """
     ids = list(ids)
     ended = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     kept = ids[:ended]
     return kept[: stops.length(kept)] if stops else kept
+
+
+def spoken(ids: Sequence[int], options: GenerationOptions, tokenizer: Tokenizer) -> str:
+    """What an answer says: without its end token, its stop text, to the character, and the space around it."""
+    ends, stops = split_stops(options, tokenizer)
+    return stops.cut(tokenizer.decode(trim(ids, ends, stops))).strip()
 
 
 def split_stops(options: GenerationOptions, tokenizer: Tokenizer) -> tuple[list[int], StopTexts]:

@@ -129,7 +129,8 @@ class LanguageModel(nn.Module, abc.ABC):
             on_token: called with each new id while a single prompt (B = 1) is continued without beams.
 
         Returns:
-            New ids of each row, without the end token.
+            New ids of each row, without the end token. Where a stop text begins inside an id, that id and those that
+            complete the text are there: what the row says ends before the stop text.
         """
 
     def checkpoint_activations(self) -> bool:

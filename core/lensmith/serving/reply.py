@@ -44,14 +44,13 @@ class Reply:
     @property
     def text(self) -> str:
         """All that it says."""
-        return self._tokenizer.decode(self.ids).strip()
+        return self._stops.cut(self._tokenizer.decode(self.ids)).strip()
 
     def piece(self) -> str:
         """What can be told now and was not before: no half character, no beginning of a stop text, no last space."""
-        text = self.text
+        text = self.text if self.reason is not None else ""
         if self.reason is None:
-            if self._stops:
-                text = self._tokenizer.decode(self._ids[: self._stops.certain(self._ids)]).strip()
+            text = self._stops.safe(self._tokenizer.decode(self._ids)).strip()
             if text.endswith("\ufffd") or not text.startswith(self._told):
                 return ""
         piece = text[len(self._told) :]

@@ -198,7 +198,7 @@ def chars(ids: object) -> str:
         ([1, 2], [1, 2], 2),
         ([1, 3], [1, 3], 1),  # "##" may still become the stop text
         ([1, 3, 4, 2], [1], 1),
-        ([1, 5, 3], [1], 1),  # the stop text begins inside an id
+        ([1, 5, 3], [1, 5, 3], 1),  # the stop text begins inside an id, whose other words belong to the answer
         ([1, 3, 2], [1, 3, 2], 3),
     ],
 )
