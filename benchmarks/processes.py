@@ -52,6 +52,50 @@ def run(command: Sequence[str], folder: Path) -> tuple[Cost, str]:
     return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / unit), text
 
 
+LEAST = Cost(wall=0.05, cpu=0.05, peak=2.0)
+"""What two runs of one process differ by on a quiet machine: the least resolution of a difference of two processes."""
+
+
+def resolution(bare: Sequence[Cost], what: str) -> float:
+    """Below what a difference to a process that was measured so often says nothing: its spread, at least `LEAST`."""
+    found = [getattr(cost, what) for cost in bare]
+    return max(getattr(LEAST, what), max(found, default=0.0) - min(found, default=0.0))
+
+
+def shown(value: float, least: float, digits: int = 3) -> str:
+    """A difference, or that it is below the resolution."""
+    if value >= least:
+        return f"{value:.{digits}f}"
+    return f"< {round(least, digits) or least:g}"
+
+
+@dataclass(frozen=True)
+class Times:
+    """How many times as much one difference is as another, in each round.
+
+    Args:
+        values: sorted; where the smaller difference is below the resolution, the number for the resolution itself.
+        bound: whether that is so of the middle one, so that it is at least so many times.
+    """
+
+    values: tuple[float, ...]
+    bound: bool
+
+    @property
+    def middle(self) -> float:
+        """The median."""
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        return f"{'more than ' if self.bound else ''}{self.middle:.0f} times"
+
+
+def times(larger: Sequence[float], smaller: Sequence[float], least: float) -> Times:
+    """Ratios of differences round by round, none of which claims more than was measured."""
+    values = sorted(more / max(less, least) for more, less in zip(larger, smaller, strict=True))
+    return Times(tuple(values), statistics.median(smaller) < least)
+
+
 def interleave(jobs: Sequence[tuple[str, Callable[[], Cost]]], rounds: int) -> dict[str, list[Cost]]:
     """Every job once a round, each round from another job on, so that what slows the machine slows all alike.
 

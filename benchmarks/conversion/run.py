@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from material import SIZES, write
-from processes import LENSMITH, publish
+from processes import LEAST, LENSMITH, publish, shown
 
 LIMIT = 2.5
 """GB beyond the memory that the command takes for a model of a few megabytes."""
@@ -88,7 +88,9 @@ def measure(place: Path, size: str, formats: list[str]) -> tuple[str, list[str]]
     for name, command in steps:
         cost = watch(command)
         print(f"{name}: {cost}", flush=True)
-        rows.append(f"| `{name}` | {cost.own - base:.2f} | {cost.mapped:.2f} | {cost.wall:.0f} |")
+        rows.append(
+            f"| `{name}` | {shown(cost.own - base, LEAST.peak / 1e3, 3)} | {cost.mapped:.2f} | {cost.wall:.0f} |"
+        )
         if cost.own - base > LIMIT:
             failures.append(f"{name} took {cost.own - base:.2f} GB, the limit is {LIMIT}")
         for done in (source,) if name == "import" else (place / name.split()[-1],):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from processes import Cost, draw, interleave, publish, run, table, versions
+from processes import Cost, draw, interleave, publish, resolution, run, shown, table, times, versions
 
 ROWS = 665_298
 FASTER, SMALLER = 100.0, 100.0
@@ -49,9 +49,14 @@ def main() -> int:
     bare = costs.pop("imports alone")
     above = {name: [_above(cost, base) for cost, base in zip(own, bare, strict=True)] for name, own in costs.items()}
     theirs, ours = above["json.load"], above["Lensmith, with 100 rows read"]
-    faster = statistics.median(t.cpu / max(o.cpu, 1e-3) for t, o in zip(theirs, ours, strict=True))
-    smaller = statistics.median(t.peak / max(o.peak, 1e-1) for t, o in zip(theirs, ours, strict=True))
-    lines = [(name, f"{_middle(own, 'cpu'):.3f}", f"{_middle(own, 'peak'):.0f}") for name, own in above.items()]
+    least = {what: resolution(bare, what) for what in ("cpu", "peak")}
+    faster, smaller = (
+        times([getattr(t, what) for t in theirs], [getattr(o, what) for o in ours], least[what]) for what in least
+    )
+    lines = [
+        (name, shown(_middle(own, "cpu"), least["cpu"]), shown(_middle(own, "peak"), least["peak"], 0))
+        for name, own in above.items()
+    ]
     text = (
         "# Starting on many rows\n\n"
         f"`python benchmarks/throughput/index.py --repeats {arguments.repeats} --rows {arguments.rows}` with"
@@ -60,17 +65,18 @@ def main() -> int:
         " mixture; the file stays as it is. CPU seconds and memory above those of a process that only imports, medians"
         f" of {arguments.repeats} rounds.\n\n"
         f"{table(('', 'CPU s', 'MB'), lines)}\n\n"
-        f"{faster:.0f} times faster, {smaller:.0f} times less memory. The first use took {built.cpu:.1f} CPU seconds:"
+        f"{faster} faster, {smaller} less memory. Processes that only import differ by up to {least['cpu']:.2f} s and"
+        f" {least['peak']:.0f} MB, and less than that is not told apart from nothing. The first use took"
+        f" {built.cpu:.1f} CPU seconds:"
         " it finds and checks every row once. What remains is mapping the index and reading 100 rows; drawing the order"
         " of an epoch (a shuffle of all row numbers) comes on top when a stage starts.\n\n![ratios](index.svg)\n"
     )
-    ratios = {
-        "times faster": sorted(t.cpu / max(o.cpu, 1e-3) for t, o in zip(theirs, ours, strict=True)),
-        "times less memory": sorted(t.peak / max(o.peak, 1e-1) for t, o in zip(theirs, ours, strict=True)),
-    }
-    draw("index", {"": {name: (v[0], statistics.median(v), v[-1]) for name, v in ratios.items()}}, "against json.load")
-    failures = [f"{faster:.0f} times faster, less than {FASTER:.0f}"] if faster < FASTER else []
-    failures += [f"{smaller:.0f} times less memory, less than {SMALLER:.0f}"] if smaller < SMALLER else []
+    ratios = {"times faster": faster, "times less memory": smaller}
+    draw("index", {"": {n: (v.values[0], v.middle, v.values[-1]) for n, v in ratios.items()}}, "against json.load")
+    # What is only bounded below misses no claim: a larger file (--rows) would tell.
+    failures = [f"{faster} faster, less than {FASTER:.0f}"] if faster.middle < FASTER and not faster.bound else []
+    if smaller.middle < SMALLER and not smaller.bound:
+        failures.append(f"{smaller} less memory, less than {SMALLER:.0f}")
     return publish("index", text, failures)
 
 

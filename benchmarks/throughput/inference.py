@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import small_llava
-from processes import RESULTS, Cost, draw, publish, run, table, versions
+from processes import LEAST, RESULTS, Cost, draw, publish, run, shown, table, versions
 
 Asked = list[tuple[Any, str]]
 WORD = "w5"
@@ -281,7 +281,8 @@ def loading(folder: Path, rounds: int, failures: list[str]) -> tuple[dict[str, A
     for name, results in found.items():
         middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
         numbers[name] = middle
-        lines.append((name, f"{middle['cpu']:.2f}", f"{middle['peak']:.0f}", f"{middle['peak'] / middle['size']:.2f}"))
+        share = shown(middle["peak"] / middle["size"], LEAST.peak / middle["size"], 2)
+        lines.append((name, f"{middle['cpu']:.2f}", shown(middle["peak"], LEAST.peak, 0), share))
     size = numbers["Lensmith, check=False"]["size"]
     if numbers["Lensmith, files verified by hash"]["peak"] > 0.2 * size:
         failures.append("loading takes more than a fifth of the weights' size in anonymous memory")

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import material
-from processes import RESULTS, Cost, interleave, median, publish, table, versions
+from processes import LEAST, RESULTS, Cost, interleave, median, publish, shown, table, times, versions
 
 TINY_VISION = {
     "hidden_size": 128,
@@ -83,7 +83,8 @@ def tiny(folder: Path, arguments: argparse.Namespace) -> int:
     for name, zero in cells:
         own = costs[f"{name} {zero}"]
         time_ratio = statistics.median(a.cpu / b.cpu for a, b in zip(own, base, strict=True))
-        peak_ratio = statistics.median(a.peak / b.peak for a, b in zip(own, base, strict=True))
+        peaks = times([cost.peak for cost in own], [cost.peak for cost in base], LEAST.peak)
+        peak_ratio = peaks.middle
         middle = median(own)
         lines.append(
             (
@@ -91,8 +92,8 @@ def tiny(folder: Path, arguments: argparse.Namespace) -> int:
                 str(zero),
                 f"{1000 * middle.cpu:.0f}",
                 f"{time_ratio:.2f}",
-                f"{middle.peak:.0f}",
-                f"{peak_ratio:.2f}",
+                shown(middle.peak, LEAST.peak, 0),
+                f"{'> ' * peaks.bound}{peak_ratio:.2f}",
             )
         )
         numbers[f"{name}/zero-{zero}"] = {

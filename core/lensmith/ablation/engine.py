@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensmith.ablation.checking import require_runnable, require_specs
 from lensmith.ablation.costs import planned
 from lensmith.ablation.executors import Executor, Local
 from lensmith.ablation.figures import write_figures
@@ -17,7 +18,7 @@ from lensmith.ablation.study import StudySpec, read_study, validate_study
 from lensmith.ablation.tables import write_tables
 from lensmith.ablation.units import ScoreUnit, TrainUnit, Work, missing, work
 from lensmith.ablation.variants import Variant, variants
-from lensmith.errors import DataError, LensmithError, Problem, SpecError
+from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.evaluation.choose import benchmark
 from lensmith.spec.yaml import Document
 
@@ -38,13 +39,14 @@ def prepare(
     """Resolve a study; nothing runs.
 
     Raises:
-        SpecError: a mistake in the study or in one of its variants.
+        SpecError: mistakes in the study or in its variants, by variant.
     """
     study = source if isinstance(source, StudySpec) else _read(source)
     if preset is not None:
         study = study.preset(preset)
     _check_benchmarks(study)
     found = variants(study)
+    require_specs(study, found)
     target = Path(output)
     return Prepared(study, found, work(study, found, target), target)
 
@@ -70,26 +72,17 @@ def ablate(
         tell: gets lines of progress; by default they go to standard error.
 
     Raises:
-        SpecError: a mistake, before anything runs.
-        DataError: files that are not there, likewise.
+        SpecError: mistakes and files that are not there, by variant, before anything runs.
         LensmithError: units failed; the report of the others is written, and the logs are named.
     """
     prepared = prepare(source, output, preset)
-    require_files(prepared)
+    require_runnable(prepared.study, prepared.variants)
     say = tell or _print
     failures = run_units(prepared.work.units(), executor or Local(), say)
     result = report(prepared)
     if failures:
         raise LensmithError(failure_text(failures, prepared.output))
     return result
-
-
-def require_files(prepared: Prepared) -> None:
-    """Raises:
-    DataError: rows, questions or artifacts that are not there, all of them.
-    """
-    if gone := missing(prepared.work.units()):
-        raise DataError("\n".join(f"{path} does not exist" for path in gone))
 
 
 def report(prepared: Prepared) -> StudyResult:
@@ -112,10 +105,10 @@ def overview(prepared: Prepared) -> Iterator[str]:
     scores = [score for unit in units if isinstance(unit, ScoreUnit) for score in unit.scores]
     alone = sum(len(chain) for chain in prepared.work.training.values())
     yield f"{len(prepared.variants)} variants x {len(study.seeds)} seeds = {len(prepared.work.training)} runs"
-    yield (
-        f"{len(stages)} stages to train instead of {alone}, for what is equal is shared;"
-        f" {sum(unit.done for unit in stages)} are done"
-    )
+    what = f"{len(stages)} stages to train"
+    if len(stages) < alone:
+        what = f"{what} instead of {alone}, for what is equal is shared"
+    yield f"{what}; {sum(unit.done for unit in stages)} are done"
     yield f"{len(scores)} evaluations; {sum(score.done for score in scores)} are done"
     result = collect(study, prepared.variants, prepared.work)
     flops = [line.cost.flops for line in result.lines]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lensmith.ablation.costs import planned
 from lensmith.ablation.study import Finding, StudySpec
@@ -124,7 +124,11 @@ class StudyResult:
         }
 
 
-def estimate(values: Sequence[float], intervals: Sequence[tuple[float, float] | None] = ()) -> Estimate:
+def estimate(
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float] | None] = (),
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """Mean over repeats.
 
     A few seeds can agree by luck, and say nothing of other questions: Student's interval is never taken to be narrower
@@ -133,18 +137,20 @@ def estimate(values: Sequence[float], intervals: Sequence[tuple[float, float] | 
     Args:
         values: one a repeat.
         intervals: of each value over its questions; None where that is not known.
+        limits: of the scale, which the interval does not leave.
     """
     mean = statistics.fmean(values)
     known = [interval for interval in intervals if interval is not None]
+    least, most = min(limits[0], mean), max(limits[1], mean)
     if len(values) == 1:
-        low, high = known[0] if known else (None, None)
+        low, high = (max(known[0][0], least), min(known[0][1], most)) if known else (None, None)
         return Estimate(mean, low, high, list(values))
     t = _T95[len(values) - 2] if len(values) - 2 < len(_T95) else 1.96
     half = t * statistics.stdev(values) / math.sqrt(len(values))
     if known:
         questions = statistics.fmean((high - low) / 2 for low, high in known) / math.sqrt(len(values))
         half = max(half, questions)
-    return Estimate(mean, mean - half, mean + half, list(values))
+    return Estimate(mean, max(mean - half, least), min(mean + half, most), list(values))
 
 
 def collect(study: StudySpec, found: Sequence[Variant], work: Work) -> StudyResult:
@@ -157,7 +163,8 @@ def collect(study: StudySpec, found: Sequence[Variant], work: Work) -> StudyResu
         for title in [*titles, *([MEAN] if len(titles) > 1 else [])]:
             cells = [table[owner][title] for seed in study.seeds if title in table[owner := (variant.name, seed)]]
             if cells:
-                by_title[title] = estimate([value for value, _ in cells], [interval for _, interval in cells])
+                ends = [cell.interval for cell in cells]
+                by_title[title] = estimate([cell.value for cell in cells], ends, _limits(cells))
         cost = _cost(study, variant, work)
         lines.append(Line(variant, difference(variant, found[0], study), by_title, cost))
     verdicts = [_verdict(finding, study, found, table) for finding in study.findings]
@@ -173,7 +180,17 @@ def _unscored(work: Work) -> dict[str, list[str]]:
     return found
 
 
-_Cell = tuple[float, tuple[float, float] | None]
+class _Cell(NamedTuple):
+    """A score, its interval over questions, and the limits of its scale."""
+
+    value: float
+    interval: tuple[float, float] | None
+    limits: tuple[float, float]
+    full: float = 100.0
+
+
+def _limits(cells: Sequence[_Cell]) -> tuple[float, float]:
+    return min(cell.limits[0] for cell in cells), max(cell.limits[1] for cell in cells)
 
 
 def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Cell]]:
@@ -181,29 +198,36 @@ def _scores(study: StudySpec, work: Work) -> dict[tuple[str, int], dict[str, _Ce
     for owner in work.training:
         scores = work.scoring[owner].scores if owner in work.scoring else ()
         found = {score.benchmark.title: cell for score in scores if (cell := _cell(score)) is not None}
-        table[owner] = {title: (value, ends) for title, (value, ends, _) in found.items()}
+        table[owner] = dict(found)
         if len(found) > 1 and len(found) == len(study.benchmarks):
-            shares = [100 / full for _, _, full in found.values()]
-            mean = statistics.fmean(share * value for share, (value, _, _) in zip(shares, found.values(), strict=True))
-            halves = [
-                share * (ends[1] - ends[0]) / 2
-                for share, (_, ends, _) in zip(shares, found.values(), strict=True)
-                if ends is not None
-            ]
-            half = math.hypot(*halves) / len(found)
-            table[owner][MEAN] = mean, (mean - half, mean + half) if len(halves) == len(found) else None
+            table[owner][MEAN] = _mean(list(found.values()))
     return table
 
 
-def _cell(score: Score) -> tuple[float, tuple[float, float] | None, float] | None:
-    """Score, interval and full marks."""
+def _mean(cells: Sequence[_Cell]) -> _Cell:
+    """Of all benchmarks, each in per cent of its full marks."""
+    mean = statistics.fmean(100 / cell.full * cell.value for cell in cells)
+    halves = [
+        100 / cell.full * (cell.interval[1] - cell.interval[0]) / 2 for cell in cells if cell.interval is not None
+    ]
+    limits = tuple(statistics.fmean(100 / cell.full * cell.limits[end] for cell in cells) for end in (0, 1))
+    if len(halves) < len(cells):
+        return _Cell(mean, None, (limits[0], limits[1]))
+    half = math.hypot(*halves) / len(cells)
+    ends = max(mean - half, min(limits[0], mean)), min(mean + half, max(limits[1], mean))
+    return _Cell(mean, ends, (limits[0], limits[1]))
+
+
+def _cell(score: Score) -> _Cell | None:
     if not score.done:
         return None
     told = score.told()
     if told["score"] is None:
         return None
     ends = told["intervals"]["of"].get(told["headline"])
-    return float(told["score"]), tuple(ends) if ends else None, float(told.get("full_marks", 100.0))
+    full = float(told.get("full_marks", 100.0))
+    least, most = told.get("limits", (0.0, full)) or (0.0, math.inf)  # no score is negative
+    return _Cell(float(told["score"]), tuple(ends) if ends else None, (float(least), float(most)), full)
 
 
 def _cost(study: StudySpec, variant: Variant, work: Work) -> Cost:
@@ -241,21 +265,24 @@ def _verdict(
     on = finding.on or (MEAN if len(study.benchmarks) > 1 else study.benchmarks[0].title if study.benchmarks else MEAN)
     differences: list[float] = []
     intervals: list[tuple[float, float] | None] = []
+    least, most = math.inf, -math.inf
     for first, second in _matches(finding, found):
         for seed in study.seeds:
             ours, theirs = (table[v.name, seed].get(on) for v in (first, second))
             if ours is None or theirs is None:
                 continue
-            differences.append(ours[0] - finding.factor * theirs[0])
-            if ours[1] is None or theirs[1] is None:
+            differences.append(ours.value - finding.factor * theirs.value)
+            least = min(least, ours.limits[0] - finding.factor * theirs.limits[1])
+            most = max(most, ours.limits[1] - finding.factor * theirs.limits[0])
+            if ours.interval is None or theirs.interval is None:
                 intervals.append(None)
                 continue
-            own, other = ((high - low) / 2 for low, high in (ours[1], theirs[1]))
+            own, other = ((high - low) / 2 for low, high in (ours.interval, theirs.interval))
             half = math.hypot(own, finding.factor * other)
             intervals.append((differences[-1] - half, differences[-1] + half))
     if not differences:
         return Verdict(finding, "open", None, 0)
-    result = estimate(differences, intervals)
+    result = estimate(differences, intervals, (least, most))
     verdict: Literal["agrees", "disagrees", "open"] = "open"
     if result.low is not None and result.high is not None:
         verdict = "agrees" if result.low > 0 else "disagrees" if result.high < 0 else "open"

@@ -46,12 +46,12 @@ class Row(Section):
 
 
 class Finding(Section):
-    """A published claim that this study can test: one choice scores more than another."""
+    """A claim that this study can test, published or one's own: one choice scores more than another."""
 
     claim: str
     """In words."""
-    source: str
-    """Where it is published."""
+    source: str = "this study"
+    """Where it is published. By default this study, as of a hypothesis of one's own."""
     better: dict[str, str]
     """Axes and the labels of the choice that should score more; `{row: NAME}` for one of `runs`."""
     than: dict[str, str]

@@ -51,7 +51,7 @@ def markdown(result: StudyResult, study: StudySpec, figures: Sequence[str] = ())
         [[line.variant.name, *_costs(line, hours=bool(hours))] for line in result.lines],
     )
     if result.verdicts:
-        lines += ["", "## Published findings", ""]
+        lines += ["", "## Findings", ""]
         lines += _table(
             ["finding", "source", "this study", "difference (95 %)", "pairs"],
             [

@@ -37,15 +37,24 @@ class Variant:
             SpecError: it cannot work; names the variant.
         """
         try:
-            spec = self._cut(load_spec(_base(study), list(self.settings.items())))
-            if seed is None:
-                return spec
-            stages = {name: stage.model_copy(update={"seed": seed}) for name, stage in spec.stages.items()}
-            return spec.model_copy(update={"stages": stages})
+            spec = self.resolved(study)
         except SpecError as error:
             raise SpecError(
                 [Problem(p.path, f"variant {self.name!r}: {p.message}", p.place) for p in error.problems]
             ) from None
+
+        if seed is None:
+            return spec
+        stages = {name: stage.model_copy(update={"seed": seed}) for name, stage in spec.stages.items()}
+        return spec.model_copy(update={"stages": stages})
+
+    def resolved(self, study: StudySpec) -> RunSpec:
+        """`spec` without a seed, whose mistakes do not name the variant.
+
+        Raises:
+            SpecError: it cannot work.
+        """
+        return self._cut(load_spec(_base(study), list(self.settings.items())))
 
     def _cut(self, spec: RunSpec) -> RunSpec:
         """The spec up to the last stage that is trained."""

@@ -35,21 +35,24 @@ def ablate(
 ) -> None:
     """Train, score and compare the variants of a study. Start it again to go on where it stopped.
 
-    What variants share is trained once. Tables and figures are in OUTPUT/report.
+    Every variant is checked first, and all that is wrong is told by variant. What variants share is trained once.
+    Tables and figures are in OUTPUT/report.
     """
-    from lensmith.ablation.engine import failure_text, overview, prepare, report, require_files
+    from lensmith.ablation.checking import require_runnable
+    from lensmith.ablation.engine import failure_text, overview, prepare, report
     from lensmith.ablation.results import report_path
     from lensmith.ablation.scheduling import run_units
 
     target = output or Path("runs") / study.stem
     prepared = prepare(study, target, preset)
+    if not only_report:
+        require_runnable(prepared.study, prepared.variants, rows_may_come=dry)
     if dry:
         for line in overview(prepared):
             print(line)
         return
     failures = []
     if not only_report:
-        require_files(prepared)
         signal.signal(signal.SIGTERM, _stop)
         executor = _executor(target, jobs, gpus, slurm or [])
         failures = run_units(prepared.work.units(), executor, lambda line: print(line, file=sys.stderr, flush=True))

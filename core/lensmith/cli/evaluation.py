@@ -39,6 +39,14 @@ JudgeCacheOption = Annotated[
 JudgePriceOption = Annotated[
     str | None, typer.Option("--judge-price", metavar="IN/OUT", help="US dollars for a million tokens.")
 ]
+JudgeMaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--judge-max-tokens",
+        min=1,
+        help="Longest reply of the judge, thoughts included; by default the paper's, and more for one that thinks.",
+    ),
+]
 JudgeParallelOption = Annotated[int, typer.Option("--judge-parallel", min=1, help="Requests at the same time.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Ask the judge without asking you, whatever it costs.")]
 
@@ -62,6 +70,7 @@ def score(
     judge_model: JudgeModelOption = None,
     judge_temperature: JudgeTemperatureOption = None,
     judge_repeats: JudgeRepeatsOption = None,
+    judge_max_tokens: JudgeMaxTokensOption = None,
     judge_cache: JudgeCacheOption = None,
     judge_price: JudgePriceOption = None,
     judge_parallel: JudgeParallelOption = 4,
@@ -97,9 +106,11 @@ def score(
             price=judge_price,
             parallel=judge_parallel,
             yes=yes,
+            max_tokens=judge_max_tokens,
         )
     scores = chosen.score(read, data, judge)
     told = summary(benchmark, chosen, scores, resamples=resamples)
+    told["notes"][:0] = read.notes
     if submission is not None:
         with writing(submission):
             submission.mkdir(parents=True, exist_ok=True)
@@ -114,7 +125,7 @@ def score(
     print_table(("METRIC", "VALUE", "95 % INTERVAL"), list(lines(told)))
     for path in told.get("submission", ()):
         print(f"written: {path}")
-    for note in scores.notes:
+    for note in told["notes"]:
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -132,13 +143,15 @@ def open_judge(
     price: str | None,
     parallel: int,
     yes: bool,
+    max_tokens: int | None = None,
 ) -> CachedJudge:
     """The judge of some benchmarks, after its cost was told and agreed to.
 
     Raises:
         LensmithError: nobody agreed.
     """
-    from lensmith.evaluation.judge import CachedJudge, estimate, openai_judge
+    from lensmith.evaluation.endpoint import openai_judge
+    from lensmith.evaluation.judge import CachedJudge, estimate
     from lensmith.evaluation.progress import Counter
 
     judge = CachedJudge(cache, None, parallel=parallel)
@@ -156,7 +169,11 @@ def open_judge(
         counter.total = wanted
         counter.set(had)
 
-    return CachedJudge(cache, openai_judge(None if url == "openai" else url), parallel=parallel, report=report)
+    def say(text: str) -> None:
+        print(f"judge: {text}", file=sys.stderr)
+
+    asked = openai_judge(None if url == "openai" else url, max_tokens=max_tokens, say=say)
+    return CachedJudge(cache, asked, parallel=parallel, report=report)
 
 
 def _price(text: str | None) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ import typer
 
 from lensmith.cli.evaluation import (
     JudgeCacheOption,
+    JudgeMaxTokensOption,
     JudgeModelOption,
     JudgeParallelOption,
     JudgePriceOption,
@@ -83,6 +84,7 @@ def evaluate(
     judge_model: JudgeModelOption = None,
     judge_temperature: JudgeTemperatureOption = None,
     judge_repeats: JudgeRepeatsOption = None,
+    judge_max_tokens: JudgeMaxTokensOption = None,
     judge_cache: JudgeCacheOption = None,
     judge_price: JudgePriceOption = None,
     judge_parallel: JudgeParallelOption = 4,
@@ -133,7 +135,15 @@ def evaluate(
         read = job.benchmark.read([write_predictions(job)])
         cache = judge_cache or job.folder / "judge.jsonl"
         wanted = [(job.title, job.benchmark, read, job.data)]
-        return open_judge(wanted, judge_url, cache, price=judge_price, parallel=judge_parallel, yes=yes)
+        return open_judge(
+            wanted,
+            judge_url,
+            cache,
+            price=judge_price,
+            parallel=judge_parallel,
+            yes=yes,
+            max_tokens=judge_max_tokens,
+        )
 
     telling = Telling(resamples, report_samples)
     if failure is None:
@@ -149,8 +159,12 @@ def evaluate(
 
 
 def _show(told: Sequence[dict[str, Any]], output: Path, say: Callable[[str], None]) -> None:
+    from lensmith.evaluation.summary import asked_with
+
     print_table(("BENCHMARK", "METRIC", "SCORE", "95 % INTERVAL", "RESULTS"), [_row(one, output) for one in told])
     for result in told:
+        if result.get("suffix") and (asked := asked_with(result["title"], result["suffix"], result["options"])):
+            say(asked)
         for note in result["notes"]:
             say(f"note: {result['title']}: {note}")
 

@@ -16,6 +16,7 @@ from lensmith.io.json import parse_json, read_object
 
 _FOLDER = "answers"
 _RUN = "run.json"
+_TOLD = "told"
 
 
 def fingerprint(items: Sequence[Item]) -> str:
@@ -29,12 +30,13 @@ def fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def claim(folder: Path, identity: Mapping[str, Any], told: Mapping[str, Any] | None = None) -> None:
     """Make a folder the place of one run, or find that it is.
 
     Args:
         folder: of one benchmark.
         identity: what the answers depend on.
+        told: what the identity comes from, to name what differs: `options` of the benchmark.
 
     Raises:
         LensmithError: it holds answers of another run; says what differs.
@@ -43,16 +45,34 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     empty = path.exists() and not path.stat().st_size and not (folder / _FOLDER).exists()  # a full disk left that
     if empty or not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, identity)
+        write_json(path, {**identity, _TOLD: dict(told or {})})
         return
     try:
         before = read_object(path)
     except ValueError as error:
         raise LensmithError(f"{path} is no description of a run ({error}); choose another --output") from error
-    changed = [key for key in {**before, **identity} if before.get(key) != json.loads(json.dumps(identity.get(key)))]
+    now = json.loads(json.dumps(dict(identity)))
+    changed = sorted(key for key in {**before, **now} if key != _TOLD and before.get(key) != now.get(key))
     if changed:
-        told = "; ".join(f"{key} was {before.get(key)!r} and is {identity.get(key)!r}" for key in sorted(changed))
-        raise LensmithError(f"{folder} holds answers of another run: {told}. Choose another --output, or delete it")
+        source = before.get(_TOLD), json.loads(json.dumps(dict(told or {})))
+        said = "; ".join(_difference(key, before.get(key), now.get(key), *source) for key in changed)
+        raise LensmithError(f"{folder} holds answers of another run: {said}. Choose another --output, or delete it")
+
+
+def _difference(key: str, before: Any, now: Any, told_before: Any, told_now: Mapping[str, Any]) -> str:
+    """What differs, in words: never two hashes."""
+    if key == "questions_sha256":
+        old = told_before.get("options") if isinstance(told_before, dict) else None
+        options = told_now.get("options", {})
+        names = [name for name in options if isinstance(old, dict) and old.get(name) != options[name]]
+        if names and isinstance(old, dict):
+            return "; ".join(
+                f"option {n} was {old.get(n)!r} and is {options[n]!r}, which changes what is asked" for n in names
+            )
+        return "its questions were others (their words, their order or their pictures)"
+    if key.endswith("_sha256"):
+        return f"its {key.removesuffix('_sha256')} was another: another artifact, or the same one trained again"
+    return f"{key} was {before!r} and is {now!r}"
 
 
 class Answers:

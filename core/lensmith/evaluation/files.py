@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lensmith.errors import DataError
+from lensmith.evaluation.reasoning import without_reasoning
 from lensmith.interfaces.benchmark import Prediction, Predictions
 from lensmith.io.json import NotJson, decode_text, parse_json, read_bytes
 from lensmith.io.json import read_json as read_json
@@ -97,7 +98,7 @@ class PictureFolder:
         """
         direct = self.folder / name
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if inside and direct.is_file():
+        if inside and _is_file(direct):
             return direct
         found = self._by_name.get(Path(name).name, []) if inside else []
         if len(found) > 1:
@@ -107,7 +108,16 @@ class PictureFolder:
             return found[0]
         if found:
             raise DataError(f"{self.folder}: picture {name} could be {' or '.join(map(str, found[:3]))}; say --images")
-        raise DataError(f"{self.folder}: there is no picture {name} below; say where the pictures are with --images")
+        raise DataError(
+            f"{self.folder}: there is no picture {name:.200} below; say where the pictures are with --images"
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a null character
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -259,7 +269,8 @@ class Reader:
             return runs[0]
         if runs[0].form not in self.runs:
             raise DataError(f"{files[1]}: only one file of such predictions is scored; score the others on their own")
-        return Predictions(runs[0].rows, runs[0].form, [s for run in runs for s in run.skipped], runs)
+        notes = [note for run in runs for note in run.notes]
+        return Predictions(runs[0].rows, runs[0].form, [s for run in runs for s in run.skipped], runs, notes=notes)
 
     def _file(self, path: Path) -> Predictions:
         if path.is_dir():
@@ -274,17 +285,25 @@ class Reader:
         for name, form in self.forms.items():
             rows = form(document, lines)
             if rows is not None:
-                return Predictions(rows, name, broken or ())
+                return _answers(rows, name, broken or ())
         if isinstance(document, dict) and "question_id" not in document:
             keys = ", ".join(list(document)[:4])
             raise DataError(f"{path}:1: a mapping with the keys {keys}, … is no form of predictions{self._formats()}")
         try:
-            return Predictions(llava_lines(lines), "llava", broken or ())
+            return _answers(llava_lines(lines), "llava", broken or ())
         except DataError as error:
             raise DataError(f"{error}{self._formats()}") from error
 
     def _formats(self) -> str:
         return f". Read here: LLaVA's answer lines{', ' + self.described if self.described else ''}"
+
+
+def _answers(rows: Sequence[Prediction], form: str, skipped: Sequence[str]) -> Predictions:
+    """Predictions without what the model thought before it answered; a note tells of which."""
+    kept = [replace(row, text=without_reasoning(row.text)) for row in rows]
+    thought = [row.question_id for row, own in zip(rows, kept, strict=True) if row.text != own.text]
+    notes = [f"{len(thought)} replies began with reasoning, left out: {named(thought)}"] if thought else []
+    return Predictions(kept, form, skipped, notes=notes)
 
 
 def keyed(*keys: str) -> Callable[[Sequence[Line]], bool]:
@@ -294,14 +313,6 @@ def keyed(*keys: str) -> Callable[[Sequence[Line]], bool]:
         return isinstance(lines[0].value, dict) and all(key in lines[0].value for key in keys)
 
     return test
-
-
-def last_of_each(rows: Sequence[Prediction], notes: list[str]) -> dict[Any, Prediction]:
-    """Predictions by question; of several the last wins, and a note says so."""
-    by_id = {row.question_id: row for row in rows}
-    if len(by_id) < len(rows):
-        notes.append(f"{len(rows) - len(by_id)} predictions were replaced by later ones for the same question")
-    return by_id
 
 
 def named(ids: Sequence[Any], limit: int = 5) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -27,7 +26,8 @@ PRICES = {
 _LETTERS_PER_TOKEN = 4
 _WIDE = 0x2E80
 """From here on a character is about a token."""
-_KEY_VARIABLE = "OPENAI_API_KEY"
+_ATTEMPTS = 3
+"""So often an empty reply is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ Ask = Callable[[JudgeRequest], Reply]
 
 class CachedJudge:
     """A `Judge` that asks each question once and remembers the reply, also over runs.
+
+    An empty reply is asked for again, and never kept: where it stays empty, the next run asks.
 
     Args:
         cache: JSON lines, appended; made where it is not there. None keeps replies in memory alone.
@@ -99,7 +101,10 @@ class CachedJudge:
 
     def _one(self, request: JudgeRequest) -> None:
         assert self.ask is not None
-        reply = self.ask(request)
+        for _ in range(_ATTEMPTS):
+            reply = self.ask(request)
+            if reply.text.strip():
+                break
         entry = {
             "key": request.key,
             "request": _digest(request),
@@ -111,53 +116,9 @@ class CachedJudge:
         }
         with self._lock:
             self._known[_identity(request)] = reply.text
-            if self.cache is not None:
+            if self.cache is not None and reply.text.strip():
                 with writing(self.cache), self.cache.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def openai_judge(url: str | None, *, timeout: float = 120.0, retries: int = 5) -> Ask:
-    """A chat-completions endpoint; its key is in the environment variable OPENAI_API_KEY, where it wants one.
-
-    Args:
-        url: base of the endpoint, e.g. `http://localhost:8000/v1`; None for the library's own.
-        timeout: seconds for a reply.
-        retries: further attempts where the endpoint is busy, fails or cannot be reached.
-
-    Raises:
-        LensmithError: the library is not installed.
-    """
-    try:
-        import openai
-    except ImportError as error:
-        raise LensmithError(
-            f"judges are asked with the openai library: pip install 'lensmith[eval]' ({error})"
-        ) from error
-    key = os.environ.get(_KEY_VARIABLE)
-    if url is None and not key:
-        raise LensmithError(f"set {_KEY_VARIABLE}, or say where the judge is with --judge-url")
-    client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=retries)
-
-    def ask(request: JudgeRequest) -> Reply:
-        messages: Any = [dict(message) for message in request.messages]
-        try:
-            answer = client.chat.completions.create(
-                model=request.model,
-                messages=messages,
-                temperature=request.temperature,
-                max_tokens=request.max_tokens,
-            )
-            text = answer.choices[0].message.content or ""
-        except openai.OpenAIError as error:
-            raise LensmithError(f"the judge {request.model} did not answer {request.key}: {error}") from error
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise LensmithError(
-                f"what answered {request.key} at {client.base_url} is no chat-completions endpoint ({error!r})"
-            ) from error
-        usage = answer.usage
-        return Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
-
-    return ask
 
 
 def estimate(requests: Sequence[JudgeRequest], price: tuple[float, float] | None = None) -> str:
@@ -212,10 +173,14 @@ def _read_cache(path: Path) -> dict[tuple[str, str], str]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         path.write_bytes(whole)
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], 1):
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
         try:
             entry = parse_json(line, str(path), line=number)
-            known[entry["key"], entry["request"]] = entry["reply"]
+            key, request, reply = (entry[name] for name in ("key", "request", "reply"))
+            if not all(isinstance(each, str) for each in (key, request, reply)):
+                raise TypeError("key, request and reply are text")
+            if reply.strip():  # an empty one of an older release is asked for again
+                known[key, request] = reply
         except (ValueError, KeyError, TypeError) as error:
             raise LensmithError(
                 f"{path}:{number}: no reply of a judge ({error!r}); name another --judge-cache"

@@ -70,7 +70,7 @@ class Job:
             "questions_sha256": fingerprint(self.items),
             "max_new_tokens": self.benchmark.max_new_tokens,
         }
-        claim(self.folder, {**told, **settings})
+        claim(self.folder, {**told, **settings}, {"options": self.benchmark.spec.model_dump(mode="json")})
 
     def pending(self, shard: tuple[int, int]) -> list[int]:
         """Numbers of the shard's questions that nobody has answered."""
@@ -249,6 +249,7 @@ def finish(
         alone = job.benchmark.judged and judge is None
         scores = job.benchmark.score(predictions, job.data, judge)
         told = summary(job.name, job.benchmark, scores, resamples=resamples)
+        told["notes"][:0] = predictions.notes
         if job.partial:
             told["notes"].append(f"asked the first {len(job.items)} of {job.whole} questions, and nothing else counts")
         if failed:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from lensmith.interfaces.benchmark import Quantity
 
+_EQUAL = 1e-9
+"""Draws that differ by less of the scale are one number."""
 _CELLS = 4_000_000
 """Numbers that one block of resamples may take."""
 
@@ -25,7 +28,9 @@ def interval(
         seed: of the draws, so that a report can be repeated.
 
     Returns:
-        Low and high end; None where there are fewer than two units or the number is not defined for a draw.
+        Low and high end; None where there are fewer than two units, the number is not defined for a draw, or all draws
+        give one number that has no limits. Within limits such a number gets Wilson's interval (1927) of a share of as
+        many units: that all of ten questions were right does not make the eleventh certain.
     """
     rows = np.asarray(quantity.rows, dtype=np.float64)
     if len(rows) < 2:
@@ -46,8 +51,30 @@ def interval(
     drawn = np.concatenate(values)
     if not np.isfinite(drawn).all():
         return None
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, high = (float(end) for end in np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+    if quantity.limits is None:
+        return (low, high) if high > low else None
+    least, most = quantity.limits
+    if high - low <= _EQUAL * (most - least):
+        share = min(max((low - least) / (most - least), 0.0), 1.0)
+        low, high = (least + (most - least) * end for end in wilson(share, len(rows), level))
+    return max(low, least), min(high, most)
+
+
+def wilson(share: float, units: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share, which is no point at 0 and 1.
+
+    Args:
+        share: from 0 to 1.
+        units: how many it is of.
+        level: mass between the two ends.
+    """
+    squared = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    middle = (share + squared / (2 * units)) / (1 + squared / units)
+    half = (squared * (share * (1 - share) / units + squared / (4 * units**2))) ** 0.5 / (1 + squared / units)
+    low = 0.0 if share == 0 else max(middle - half, 0.0)
+    high = 1.0 if share == 1 else min(middle + half, 1.0)
+    return low, high
 
 
 def intervals(quantities: Sequence[Quantity], **options: Any) -> dict[str, list[float]]:
@@ -56,6 +83,7 @@ def intervals(quantities: Sequence[Quantity], **options: Any) -> dict[str, list[
     return {name: [round(end, 4) for end in ends] for name, ends in found.items() if ends is not None}
 
 
-def mean(name: str, values: Sequence[float], scale: float = 100.0) -> Quantity:
-    """The mean of a number for each unit, times `scale`."""
-    return Quantity(name, [(value, 1.0) for value in values], lambda total, count: scale * total / count)
+def mean(name: str, values: Sequence[float], scale: float = 100.0, *, bounded: bool = True) -> Quantity:
+    """The mean of a number for each unit, times `scale`; `bounded` where each number can be from 0 to 1 only."""
+    limits = (0.0, scale) if bounded and all(0 <= value <= 1 for value in values) else None
+    return Quantity(name, [(value, 1.0) for value in values], lambda total, count: scale * total / count, limits=limits)

@@ -90,6 +90,7 @@ class Predictions:
         runs: the same of each file, where several were given.
         partial: only some questions were asked (`lensmith eval --limit`): those without a prediction do not count,
             where a benchmark can be scored in part at all.
+        notes: what was left out of the replies as they were read.
     """
 
     rows: Sequence[Prediction]
@@ -97,6 +98,7 @@ class Predictions:
     skipped: Sequence[str] = ()
     runs: Sequence[Predictions] = ()
     partial: bool = False
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,15 @@ class Quantity:
         rows: for each unit (a question, a picture with its two questions, a circular group) its K summands.
         combine: the K sums, as arrays of one length, to the number.
         strata: for each unit the group that it is drawn within, so that every group keeps its size; by default one.
+        limits: the least and the most that the number can be, where it is bounded: its interval then stays within, and
+            is no point where all units are equal.
     """
 
     name: str
     rows: Sequence[Sequence[float]]
     combine: Callable[..., Any]
     strata: Sequence[int] = ()
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,8 @@ class Benchmark(abc.ABC):
     """Longest reply that the papers allowed."""
     judged: bool = False
     """Whether another model grades the replies."""
+    suffix: str = ""
+    """The sentence behind every question that says what an answer should look like; told beside the scores."""
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec

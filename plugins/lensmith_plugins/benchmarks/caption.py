@@ -15,11 +15,11 @@ from lensmith.evaluation.files import (
     Reader,
     find,
     keyed,
-    last_of_each,
     named,
     read_records,
     require,
 )
+from lensmith.evaluation.matching import by_question
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.specs import CaptionSpec
@@ -56,7 +56,7 @@ class Caption(Benchmark):
         pictures = PictureFolder(images)
         return [
             Item(identity, self.spec.prompt, (pictures(row["image"]),), row["captions"][0])
-            for identity, row in _references(data).items()
+            for identity, row in _references(data, []).items()
         ]
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
@@ -74,16 +74,12 @@ class Caption(Benchmark):
                 f"captions are scored with pycocoevalcap: pip install 'lensmith[eval]' ({error})"
             ) from error
         notes: list[str] = []
-        references = _references(data)
-        given = last_of_each(predictions.rows, notes)
-        if foreign := [identity for identity in given if identity not in references]:
-            notes.append(f"{len(foreign)} captions of other pictures, left out: {named(foreign)}")
+        references = _references(data, notes)
+        given = by_question(predictions.rows, references, notes, what="captions")
         if predictions.partial:
             references = {identity: row for identity, row in references.items() if identity in given}
         if missing := [identity for identity in references if identity not in given]:
             notes.append(f"{len(missing)} pictures without a caption, scored as empty captions: {named(missing)}")
-        if len(missing) == len(references):
-            raise DataError(f"no caption is of a picture of the data (ids such as {named(list(given))})")
         bleu, cider, rouge = BleuScorer(n=_BLEU), CiderScorer(n=_BLEU), []
         for identity, row in references.items():
             told = " ".join(words(given[identity].text)) if identity in given else ""
@@ -107,7 +103,7 @@ class Caption(Benchmark):
             )
             for (identity, row), value, overlap in zip(references.items(), ciders, rouge, strict=True)
         ]
-        return Scores("cider", metrics, samples, [mean("cider", ciders), mean("rouge_l", rouge)], notes)
+        return Scores("cider", metrics, samples, [mean("cider", ciders, bounded=False), mean("rouge_l", rouge)], notes)
 
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """COCO's result file."""
@@ -126,13 +122,21 @@ def _percent(values: Sequence[float]) -> float:
     return 100 * sum(values) / len(values)
 
 
-def _references(data: Path) -> dict[Any, dict[str, Any]]:
-    """Picture and captions by id, from rows `{id, image, captions}` or COCO's `{images, annotations}`."""
+def _references(data: Path, notes: list[str]) -> dict[Any, dict[str, Any]]:
+    """Picture and captions by id, from rows `{id, image, captions}` or COCO's `{images, annotations}`.
+
+    Several rows of one picture, as in files with a row for each caption, are one question with all their captions.
+
+    Raises:
+        DataError: a row without captions, or two pictures with one id; by line.
+    """
     path = find(data, "the reference captions", *_FILES)
     document, lines = read_records(path)
     if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
         return _coco(document, path)
-    found = {}
+    found: dict[Any, dict[str, Any]] = {}
+    texts_of: dict[str, Any] = {}
+    again: list[Any] = []
     for line in lines:
         value: Mapping[str, Any] = require(line, {}, "a row")
         identity = value.get("id", value.get("image"))
@@ -147,7 +151,18 @@ def _references(data: Path) -> dict[Any, dict[str, Any]]:
         image = value.get("image", str(identity))
         if not isinstance(image, str):
             raise DataError(f"{line.place}: 'image' is {image!r:.40}, not the name of a picture")
-        found[identity] = {"image": image, "captions": captions}
+        identity = texts_of.setdefault(str(identity), identity)
+        row = found.setdefault(identity, {"image": image, "captions": []})
+        if row["image"] != image:
+            raise DataError(
+                f"{line.place}: the id {identity!r} comes a second time, of another picture ({image}; before"
+                f" {row['image']})"
+            )
+        again += [identity] if row["captions"] else []
+        row["captions"] += captions
+    if again:
+        pictures = list(dict.fromkeys(again))
+        notes.append(f"{len(again)} further rows of {len(pictures)} pictures: all their captions count")
     return found
 
 
@@ -158,6 +173,8 @@ def _coco(document: Mapping[str, Any], path: Path) -> dict[Any, dict[str, Any]]:
     for number, image in enumerate(document["images"], 1):
         keys = {"id": (int, str), "file_name": str}
         value = require(Line(image, f"{path}, image {number}"), keys, "a picture of COCO")
+        if found.get(value["id"], {"image": value["file_name"]})["image"] != value["file_name"]:
+            raise DataError(f"{path}, image {number}: the id {value['id']!r} comes a second time, of another picture")
         found[value["id"]] = {"image": value["file_name"], "captions": []}
     for number, annotation in enumerate(document["annotations"], 1):
         line = Line(annotation, f"{path}, annotation {number}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import Line, PictureFolder, Reader, find, keyed, last_of_each, named, read_json, require
+from lensmith.evaluation.files import Line, PictureFolder, Reader, find, keyed, named, read_json, require
+from lensmith.evaluation.matching import by_question, tell_near
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.llava_questions import question_items, question_lines
@@ -37,6 +38,7 @@ class Gqa(Benchmark):
     """GQA (Hudson and Manning 2019, arXiv 1902.09506): exact match of one answer."""
 
     spec: GqaSpec
+    suffix = SHORT
     read = Reader({"results": _results}, described="the official predictions [{questionId, prediction}, …]")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -60,15 +62,13 @@ class Gqa(Benchmark):
         """Percent; `distribution` in the tool's own unit, where less is better."""
         questions = _questions(data)
         notes: list[str] = []
-        given = {str(identity): row for identity, row in last_of_each(predictions.rows, notes).items()}
+        given = by_question(predictions.rows, questions, notes, what="predictions")
         asked = [i for i, question in questions.items() if question["isBalanced"] or self.spec.consistency]
         missing = [identity for identity in asked if identity not in given]
         if missing and not predictions.partial:
             raise DataError(
                 f"{len(missing)} questions have no prediction: {named(missing)}; GQA scores whole files only"
             )
-        if foreign := [identity for identity in given if identity not in questions]:
-            notes.append(f"{len(foreign)} predictions for other questions, left out: {named(foreign)}")
         convert = _converted if predictions.form == "llava" and self.spec.upload == "llava" else str
         replies = {identity: convert(given[identity].text) for identity in questions if identity in given}
         choices = _choices(data) if self.spec.choices else None
@@ -121,6 +121,7 @@ class Gqa(Benchmark):
                 if entailed:
                     inferred = [float(replies.get(e) == questions[e]["answer"]) for e in entailed]
                     extra["consistency"].append(sum(inferred) / len(inferred))
+        tell_near(samples, notes)
         metrics: dict[str, Any] = {name: _percent(values) for name, values in lists.items()}
         wanted = {
             "validity": self.spec.choices,
@@ -165,6 +166,8 @@ def _check(line: Line) -> None:
     require(Line(question["types"], f"{line.place}, types"), {"structural": str, "semantic": str}, "a question of GQA")
     for step in question["semantic"]:
         require(Line(step, f"{line.place}, semantic"), {"operation": str, "argument": str}, "a step of a GQA question")
+    if question["groups"].get("global") is not None and not isinstance(question["groups"]["global"], str):
+        raise DataError(f"{line.place}, groups: 'global' is {question['groups']['global']!r:.40}, not a name")
     if not isinstance(question.get("isBalanced"), bool):
         raise DataError(f"{line.place}: no 'isBalanced' that is true or false, which a question of GQA has")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import DataError
-from lensmith.evaluation.files import Line, PictureFolder, find, last_of_each, read_json_lines, require
+from lensmith.evaluation.files import Line, PictureFolder, find, find_all, read_json_lines, require
+from lensmith.evaluation.matching import by_question, questions_by_text
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions
 from lensmith_plugins.benchmarks.judge_texts import RULE_LLAVA_BENCH
 from lensmith_plugins.benchmarks.pairwise import STRAYS, Pair, Pairwise
@@ -29,6 +30,12 @@ class LlavaBench(Pairwise):
         return [
             Item(q["question_id"], q["text"], (pictures(q["image"]),), category=q["category"])
             for q in map(_question, read_json_lines(find(data, "the questions of LLaVA-Bench", *_QUESTIONS)))
+        ]
+
+    def asked_ids(self, data: Path) -> list[Any]:
+        """See `Pairwise.asked_ids`."""
+        return [
+            _question(line)["question_id"] for path in find_all(data, *_QUESTIONS)[:1] for line in read_json_lines(path)
         ]
 
     def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
@@ -79,12 +86,13 @@ def matched(
         DataError: there are more questions than answers, or, by id, one of them is missing.
     """
     if by_id:
-        given = last_of_each(predictions.rows, [])
-        known = {reference["question_id"]: reference for reference in references}
         ids = [question["question_id"] for question in questions]
-        if lost := [i for i in ids if i not in given or i not in known]:
+        given = by_question(predictions.rows, ids, [])
+        by_text = questions_by_text(reference["question_id"] for reference in references)
+        known = dict(zip(by_text, references, strict=True))
+        if lost := [i for i in ids if i not in given or str(i) not in known]:
             raise DataError(f"{len(lost)} questions have no answer or no reference: {', '.join(map(str, lost[:5]))}")
-        return [(question, known[i], given[i]) for question, i in zip(questions, ids, strict=True)]
+        return [(question, known[str(i)], given[i]) for question, i in zip(questions, ids, strict=True)]
     if not len(questions) <= len(references) or len(predictions.rows) != len(questions):
         raise DataError(
             f"{len(questions)} questions, {len(references)} reference answers and {len(predictions.rows)} answers; they"

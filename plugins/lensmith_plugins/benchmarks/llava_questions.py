@@ -9,6 +9,7 @@ from typing import Any
 from lensmith.evaluation.files import Line, PictureFolder, find_all, keyed, read_json_lines, require
 from lensmith.interfaces.benchmark import Item
 
+_KEYS = {"question_id": (str, int), "text": str, "image": str}
 _is_question_file = keyed("question_id", "image", "text")
 
 
@@ -17,6 +18,8 @@ def question_lines(data: Path, *patterns: str) -> list[Line]:
     for path in find_all(data, *patterns) if data.is_dir() else ():
         lines = read_json_lines(path)
         if lines and _is_question_file(lines) and "answer_id" not in lines[0].value:
+            for line in lines:
+                require(line, _KEYS, "LLaVA's question file")
             return lines
     return []
 
@@ -28,9 +31,8 @@ def question_items(
     pictures = PictureFolder(images)
     items = []
     for line in lines:
-        value = require(line, {"question_id": (str, int), "text": str, "image": str}, "LLaVA's question file")
+        value = require(line, _KEYS, "LLaVA's question file")
         text = value["text"].removeprefix("<image>").lstrip("\n")
-        items.append(
-            Item(value["question_id"], text, (pictures(value["image"]),), reference(value), value.get("category", ""))
-        )
+        category = value["category"] if isinstance(value.get("category"), str) else ""
+        items.append(Item(value["question_id"], text, (pictures(value["image"]),), reference(value), category))
     return items

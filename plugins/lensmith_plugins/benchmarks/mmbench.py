@@ -10,7 +10,8 @@ from typing import Any
 
 from lensmith import Benchmark, DataError, LensmithError
 from lensmith.data.inline_images import from_base64
-from lensmith.evaluation.files import Reader, find, find_all, last_of_each, named
+from lensmith.evaluation.files import Reader, find, find_all, named
+from lensmith.evaluation.matching import by_question
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Judge, JudgeRequest, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks import options
@@ -44,7 +45,7 @@ class MmBench(Benchmark):
 
     spec: MmBenchSpec
     max_new_tokens = 1024
-    sentence = LETTER
+    suffix = LETTER
     files = _FILES
 
     @property
@@ -54,13 +55,13 @@ class MmBench(Benchmark):
 
     def read(self, files: Sequence[Path]) -> Predictions:
         """LLaVA's answer lines, or the upload as xlsx, whose column `prediction` holds the replies."""
-        if len(files) == 1 and files[0].suffix in (".xlsx", ".tsv", ".csv"):
+        if len(files) == 1 and files[0].suffix.lower() in (".xlsx", ".tsv", ".csv"):
             table = read_table(files[0])
             if absent := [column for column in ("index", "prediction") if column not in table]:
                 raise DataError(f"{files[0]}:1: no column {' and no '.join(absent)}, which an upload of MMBench has")
             records = _numbered(files[0], table.to_dict("records"))
             rows = [Prediction(r["index"], _text(r["prediction"]), place=place, data=r) for place, r in records.items()]
-            return Predictions([row for row in rows if row.text], "upload")
+            return Predictions(rows, "upload")
         return Reader(described="an upload with the columns index and prediction (xlsx)")(files)
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -78,7 +79,7 @@ class MmBench(Benchmark):
             items.append(
                 Item(
                     int(row["index"]),
-                    ask(question, self.sentence),
+                    ask(question, self.suffix),
                     (picture,),
                     _text(row.get("answer", "")),
                     _text(row.get("category", "")),
@@ -139,23 +140,26 @@ class MmBench(Benchmark):
     def _replies_and_rows(
         self, predictions: Predictions, data: Path, notes: list[str]
     ) -> tuple[dict[int, str], list[dict[str, Any]]]:
-        given = last_of_each(predictions.rows, notes)
+        found = predictions.rows
+        if predictions.form == "upload":
+            found = [row for row in found if row.text]  # an empty cell is no reply
         if predictions.form == "upload" and not find_all(data, *self.files):
-            rows = [dict(row.data) for row in predictions.rows]
+            placed = {row.place: dict(row.data) for row in predictions.rows}
             notes.append("no table of the questions beside the upload: no scores by ability")
         else:
-            rows = list(_rows(data, self.files).values())
+            placed = _rows(data, self.files)
+        rows = list(placed.values())
         if any(_absent(row.get("answer")) for row in rows):
             raise DataError(
                 f"{data}: rows without an answer, as of the test split, which only MMBench's server scores; write the"
                 " upload with `lensmith eval` and hand it in"
             )
-        ids = {int(row["index"]) for row in rows}
-        if foreign := [index for index in given if index not in ids]:
-            notes.append(f"{len(foreign)} replies to rows that are not in the table, left out: {named(foreign)}")
+        _check_answers(placed)
+        given = by_question(found, [int(row["index"]) for row in rows], notes, what="replies")
         if predictions.partial:
             rows = _whole_groups(rows, given, notes)
-            ids = {int(row["index"]) for row in rows}
+        _tell_rotations(rows, notes)
+        ids = {int(row["index"]) for row in rows}
         if missing := sorted(ids - set(given)):
             notes.append(f"{len(missing)} rows without a reply, wrong: {named(missing)}")
         return {int(index): row.text for index, row in given.items() if index in ids}, rows
@@ -173,8 +177,12 @@ class MmBench(Benchmark):
         }
         open_rows = self._open(rows, letters)
         if self.spec.letters == "rules":
-            if open_rows:
-                notes.append(f"{len(open_rows)} replies without a letter by the rules, wrong (`letters=judge` asks)")
+            # What is missing is told already.
+            if none := [index for index, letter in letters.items() if not letter and index in replies]:
+                shown = f"{named(none)}, e.g. {' '.join(replies[none[0]].split())!r:.40}"
+                notes.append(
+                    f"{len(none)} replies without a letter by the rules, wrong (`letters=judge` asks): {shown}"
+                )
             return letters
         if judge is None:
             raise LensmithError("letters=judge needs a judge: say where it is with --judge-url")
@@ -231,9 +239,10 @@ class MmBench(Benchmark):
         table = read_table(path)
         if absent := [column for column in _DROPPED if column not in table]:
             raise DataError(f"{path}:1: no column {', '.join(absent)}, which MMBench's tables have")
-        replies = {int(row.question_id): row.text for row in predictions.rows}
+        indices = [record["index"] for record in _numbered(path, table.to_dict("records")).values()]
+        replies = {index: row.text for index, row in by_question(predictions.rows, indices, []).items()}
         table = table.drop(columns=list(_DROPPED))
-        table.insert(_UPLOAD_COLUMN, "prediction", [replies.get(int(index)) for index in table["index"]])
+        table.insert(_UPLOAD_COLUMN, "prediction", [replies.get(index) for index in indices])
         target = folder / "mmbench_upload.xlsx"
         write_workbook(table, target)
         return [target]
@@ -242,7 +251,7 @@ class MmBench(Benchmark):
 class MmBenchCn(MmBench):
     """MMBench in Chinese, with LLaVA's sentence in Chinese."""
 
-    sentence = LETTER_CN
+    suffix = LETTER_CN
     files = _FILES_CN
 
 
@@ -272,13 +281,48 @@ def _rows(data: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _numbered(path: Path, records: Sequence[Mapping[Any, Any]]) -> dict[str, dict[str, Any]]:
     """Rows by file and line, their `index` as a whole number."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
+    seen = {}
     for number, record in enumerate(records, 2):
+        place = f"{path}:{number}"
         try:
-            rows[f"{path}:{number}"] = {**record, "index": int(record["index"])}
+            index = int(record["index"])
         except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{path}:{number}: its index is {record['index']!r:.40}, not a whole number") from error
+            raise DataError(f"{place}: its index is {record['index']!r:.40}, not a whole number") from error
+        if index in seen:
+            raise DataError(f"{place}: the index {index} comes a second time; it is that of {seen[index]}, too")
+        seen[index] = place
+        rows[place] = {**record, "index": index}
     return rows
+
+
+def _check_answers(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises:
+    DataError: a right answer that is not the letter of an option, or a row without options.
+    """
+    for place, row in rows.items():
+        letters = [letter for letter in "ABCDE" if letter in row]
+        if _text(row["answer"]) not in letters:
+            raise DataError(
+                f"{place}: its answer is {_text(row['answer'])!r:.40}, which is one of {', '.join(letters)}"
+            )
+        if not choices_of(row):
+            raise DataError(f"{place}: all its options are empty")
+
+
+def _tell_rotations(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> None:
+    """Note questions that are in the table in fewer rotations than they have options."""
+    options: dict[int, int] = {}
+    sizes: dict[int, int] = defaultdict(int)
+    for row in rows:
+        base = int(row["index"]) % _STEP
+        options[base] = max(options.get(base, 0), len(choices_of(row)))
+        sizes[base] += 1
+    if few := [base for base, size in sizes.items() if size < options[base]]:
+        notes.append(
+            f"{len(few)} questions are in the table in fewer rotations than they have options, so that less is asked"
+            f" of them: {named(few)}"
+        )
 
 
 def _whole_groups(rows: Sequence[dict[str, Any]], given: Collection[Any], notes: list[str]) -> list[dict[str, Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
 from lensmith.evaluation.files import PictureFolder, Reader, named, read_text
+from lensmith.evaluation.matching import Reading, tell_empty, tell_readings
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, Quantity, SampleScore, Scores
+from lensmith_plugins.benchmarks import lenient
 from lensmith_plugins.benchmarks.specs import MmeSpec
 from lensmith_plugins.benchmarks.texts import SHORT, ask, without
 
@@ -43,6 +46,7 @@ class Mme(Benchmark):
     """
 
     spec: MmeSpec
+    suffix = SHORT
 
     def read(self, files: Sequence[Path]) -> Predictions:
         """LLaVA's answer lines, or the official result folder (a tab-separated file each sub-task)."""
@@ -55,8 +59,8 @@ class Mme(Benchmark):
             if not path.is_file():
                 raise DataError(f"{path} is not there; MME's result folder has {', '.join(f'{t}.txt' for t in _TASKS)}")
             for number, line in enumerate(read_text(path).split("\n"), 1):
-                cells = line.split("\t")
-                if not line:
+                cells = line.rstrip("\r").split("\t")
+                if not line.strip():
                     continue
                 if len(cells) != 4:
                     raise DataError(
@@ -80,13 +84,22 @@ class Mme(Benchmark):
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
         """Points: 100 accuracy + 100 accuracy of both questions for each sub-task; their sums for the two groups."""
-        rows = predictions.rows if predictions.form == "official" else _with_truth(predictions.rows, data)
+        notes: list[str] = []
+        official = predictions.form == "official"
+        rows = predictions.rows if official else _with_truth(predictions.rows, data)
         by_task: dict[str, list[Prediction]] = {task: [] for task in _TASKS}
         for row in rows:
             by_task[row.data["task"]].append(row)
         if missing := [task for task, found in by_task.items() if not found]:
             raise DataError(f"there are no predictions for {', '.join(missing)}; MME's totals need all 14 sub-tasks")
-        notes: list[str] = []
+        if official and _root(data) is None:
+            notes.append(
+                f"MME's questions are not in {data}, so that nothing says whether all of them are answered"
+                f" ({len(rows)} replies; MME has 2374 questions)"
+            )
+        else:
+            _compare(rows, _truth(data), notes)
+        self._tell_unread(rows, notes)
         samples, metrics = [], {"perception": {"total": 0.0}, "cognition": {"total": 0.0}}
         units: dict[str, list[list[float]]] = {"perception": [], "cognition": []}
         strata: dict[str, list[int]] = {"perception": [], "cognition": []}
@@ -99,7 +112,7 @@ class Mme(Benchmark):
                     f"{task}: {strangers} of {len(pairs)} consecutive pairs are of two pictures; they count as one, as"
                     " in the official tool (`pairing=picture` pairs by picture)"
                 )
-            right = [[float(yes_or_no(r.text) == r.data["gold"].strip().lower()) for r in pair] for pair in pairs]
+            right = [[self._right(row) for row in pair] for pair in pairs]
             both = [float(all(pair)) for pair in right]
             points = 100 * sum(map(sum, right)) / len(found) + 100 * sum(both) / len(pairs)
             metrics[group][task] = points
@@ -114,17 +127,42 @@ class Mme(Benchmark):
             samples += [
                 SampleScore(
                     row.question_id,
-                    float(yes_or_no(row.text) == row.data["gold"].strip().lower()),
+                    self._right(row),
                     row.text,
-                    yes_or_no(row.text),
+                    self._read(row.text),
                     row.data["gold"],
                     without(row.data["question"]),
                     task,
                 )
                 for row in found
             ]
-        quantities = [Quantity(f"{group}.total", found, _points, strata[group]) for group, found in units.items()]
+        most = {"perception": 200.0 * len(PERCEPTION), "cognition": 200.0 * len(COGNITION)}
+        quantities = [
+            Quantity(f"{group}.total", found, _points, strata[group], (0.0, most[group]))
+            for group, found in units.items()
+        ]
         return Scores("perception.total", metrics, samples, quantities, notes, full_marks=200.0 * len(PERCEPTION))
+
+    def _read(self, reply: str) -> str:
+        return yes_or_no(reply) if self.spec.reading == "paper" else lenient.yes_or_no(reply) or "other"
+
+    def _right(self, row: Prediction) -> float:
+        return float(self._read(row.text) == row.data["gold"].strip().lower())
+
+    def _tell_unread(self, rows: Sequence[Prediction], notes: list[str]) -> None:
+        tell_empty(rows, notes)
+        readings = []
+        for row in rows:
+            told = yes_or_no(row.text)
+            strict = "" if told == "other" else told
+            readings.append(Reading(row.question_id, row.text, strict, lenient.yes_or_no(row.text)))
+        tell_readings(
+            readings,
+            notes,
+            what="yes or no",
+            fate="as the first four letters have it",
+            lenient=self.spec.reading == "lenient",
+        )
 
     def _pairs(self, task: str, rows: Sequence[Prediction]) -> list[list[Prediction]]:
         if self.spec.pairing == "order":
@@ -169,7 +207,7 @@ def _truth(data: Path) -> dict[tuple[str, str, str], str]:
     Raises:
         DataError: the folder is not MME's, or a line is not a question and an answer.
     """
-    root = next((path.parent for path in [data / _TASKS[0], *sorted(data.rglob(_TASKS[0]))] if path.is_dir()), None)
+    root = _root(data)
     if root is None:
         raise DataError(f"{data}: there is no MME_Benchmark_release_version (folders {', '.join(_TASKS[:3])}, …) in it")
     truth = {}
@@ -182,8 +220,44 @@ def _truth(data: Path) -> dict[tuple[str, str, str], str]:
                 question, tab, answer = line.rstrip("\r").partition("\t")
                 if not tab:
                     raise DataError(f"{path}:{number}: no tab between question and answer")
+                if answer.strip().lower() not in ("yes", "no"):
+                    raise DataError(f"{path}:{number}: the answer is {answer!r:.40}, which is Yes or No in MME")
                 truth[task, path.name, question] = answer
+    if not truth:
+        raise DataError(f"{root}: no questions of MME in its folders")
     return truth
+
+
+def _root(data: Path) -> Path | None:
+    """The folder of the sub-tasks' folders."""
+    return next((path.parent for path in [data / _TASKS[0], *sorted(data.rglob(_TASKS[0]))] if path.is_dir()), None)
+
+
+def _compare(rows: Sequence[Prediction], truth: Mapping[tuple[str, str, str], str], notes: list[str]) -> None:
+    """Refuse replies that leave questions out, and note those that answer one twice.
+
+    Raises:
+        DataError: a question without a reply, or, in official result files, one that MME does not ask or whose right
+            answer is another.
+    """
+    told: Counter[tuple[str, str, str]] = Counter()
+    # A result file may name the picture where the questions have the text's name, and space words in another way.
+    gold = {(task, Path(file).stem, " ".join(words.split())): answer for (task, file, words), answer in truth.items()}
+    for row in rows:
+        key = (row.data["task"], Path(row.data["file"]).stem, " ".join(row.data["question"].split()))
+        if key not in gold:
+            raise DataError(f"{row.place}: MME asks no {key[2]!r:.80} about {row.data['file']}")
+        if gold[key].strip().lower() != row.data["gold"].strip().lower():
+            raise DataError(f"{row.place}: the right answer is {gold[key]!r}, not {row.data['gold']!r:.40}")
+        told[key] += 1
+    if missing := [key for key in gold if not told[key]]:
+        pictures = list(dict.fromkeys(f"{task}/{Path(file).stem}" for task, file, _ in missing))
+        raise DataError(
+            f"{len(missing)} questions about {len(pictures)} pictures have no reply: {named(pictures)}; MME scores"
+            " both questions of every picture"
+        )
+    if twice := [f"{task}/{Path(file).stem}" for (task, file, _), count in told.items() if count > 1]:
+        notes.append(f"{len(twice)} questions have several replies, all counted: {named(list(dict.fromkeys(twice)))}")
 
 
 def _with_truth(rows: Sequence[Prediction], data: Path) -> list[Prediction]:

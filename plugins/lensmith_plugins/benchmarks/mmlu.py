@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import Line, Reader, last_of_each, named
+from lensmith.evaluation.files import Line, Reader, named
+from lensmith.evaluation.matching import Reading, by_question, tell_readings
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
+from lensmith_plugins.benchmarks import lenient
 from lensmith_plugins.benchmarks.mmlu_subjects import GROUPS, SUBJECTS
 from lensmith_plugins.benchmarks.specs import MmluSpec
 from lensmith_plugins.benchmarks.tables import read_table
@@ -103,21 +105,28 @@ class Mmlu(Benchmark):
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
         """Percent of all questions; by subject, by 17 categories and by 4 groups, each over its questions."""
         notes: list[str] = []
-        given = {str(identity): row for identity, row in last_of_each(predictions.rows, notes).items()}
+        tables = _tables(data, "test")
+        ids = [f"{subject}/{number}" for subject, test in tables.items() for number in range(len(test))]
+        given = by_question(predictions.rows, ids, notes)
         lists: dict[str, dict[str, list[float]]] = {
             name: defaultdict(list) for name in ("subjects", "categories", "groups")
         }
-        samples, missing, asked = [], [], set()
-        for subject, test in _tables(data, "test").items():
+        missing = [identity for identity in ids if identity not in given]
+        if missing and not predictions.partial:
+            raise DataError(f"{len(missing)} questions have no answer: {named(missing)}")
+        samples, readings = [], []
+        for subject, test in tables.items():
             for number in range(len(test)):
                 identity = f"{subject}/{number}"
-                asked.add(identity)
                 row = given.get(identity)
                 if row is None:
-                    missing.append(identity)
                     continue
-                told = _letter(row)
+                told = _letter(row, self.spec.reading)
                 truth = str(test.iloc[number, -1]).strip()
+                if truth not in _LETTERS:
+                    raise DataError(f"{subject}_test.csv:{number + 1}: the right letter is {truth!r:.40}, not A to D")
+                strict, meant = (_letter(row, reading) for reading in ("paper", "lenient"))
+                readings.append(Reading(identity, row.text, strict if strict in _LETTERS else "", meant))
                 right = float(told == truth)
                 category = SUBJECTS.get(subject, "unknown")
                 lists["subjects"][subject].append(right)
@@ -125,10 +134,8 @@ class Mmlu(Benchmark):
                 lists["groups"][GROUPS.get(category, "unknown")].append(right)
                 question = str(test.iloc[number, 0])
                 samples.append(SampleScore(identity, right, row.text, told, truth, question, subject))
-        if missing and not predictions.partial:
-            raise DataError(f"{len(missing)} questions have no answer: {named(missing)}")
-        if foreign := [identity for identity in given if identity not in asked]:
-            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
+        is_lenient = self.spec.reading == "lenient"
+        tell_readings(readings, notes, what="a letter", fate="wrong", lenient=is_lenient)
         scores = [sample.score or 0.0 for sample in samples]
         metrics: dict[str, Any] = {"accuracy": _percent(scores), "questions": len(scores)}
         for name, groups in lists.items():
@@ -141,7 +148,7 @@ class Mmlu(Benchmark):
         """Letters by subject."""
         letters: dict[str, list[str]] = defaultdict(list)
         for row in predictions.rows:
-            letters[str(row.question_id).rpartition("/")[0]].append(_letter(row))
+            letters[str(row.question_id).rpartition("/")[0]].append(_letter(row, self.spec.reading))
         path = folder / "mmlu_letters.json"
         path.write_text(json.dumps(letters, indent=2), encoding="utf-8")
         return [path]
@@ -163,9 +170,11 @@ def _formatted(table: pandas.DataFrame, number: int) -> str:
     return f"{row.iloc[0]}{options}\nAnswer:"
 
 
-def _letter(row: Prediction) -> str:
+def _letter(row: Prediction, reading: str) -> str:
     logprobs = row.data.get("logprobs")
-    return _likeliest(logprobs, row.place) if isinstance(logprobs, dict) else row.text.strip()
+    if isinstance(logprobs, dict):
+        return _likeliest(logprobs, row.place)
+    return lenient.letter_of(row.text, dict.fromkeys(_LETTERS, "")) if reading == "lenient" else row.text.strip()
 
 
 def _percent(values: Sequence[float]) -> float:

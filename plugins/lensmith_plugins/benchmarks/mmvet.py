@@ -6,13 +6,15 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lensmith import Benchmark, DataError, LensmithError
-from lensmith.evaluation.files import Line, PictureFolder, Reader, find, last_of_each, named, read_json
+from lensmith.evaluation.files import Line, PictureFolder, Reader, find, named, read_json, require
+from lensmith.evaluation.matching import by_question
 from lensmith.interfaces.benchmark import (
     Item,
     Judge,
@@ -54,7 +56,8 @@ def _mapping(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
         if isinstance(value, str):
             rows.append(Prediction(identity, value, place=f"{lines[0].place}, {identity}"))
         elif isinstance(value, dict) and isinstance(value.get("score"), list) and value["score"]:
-            told = [str(content) for content in value.get("content", [])]
+            contents = value.get("content") or []
+            told = [str(content) for content in contents] if isinstance(contents, list) else [str(contents)]
             rows.append(Prediction(identity, " | ".join(told), place=f"{lines[0].place}, {identity}", data=value))
         else:
             raise DataError(f"{lines[0].place}: {identity} is {value!r:.60}, neither a reply nor grades with `score`")
@@ -90,21 +93,18 @@ class MmVet(Benchmark):
     def _replies(
         self, predictions: Predictions, questions: Mapping[str, Any], notes: list[str]
     ) -> dict[str, Prediction]:
-        found = {}
-        for identity, row in last_of_each(predictions.rows, notes).items():
-            key = identity if str(identity).startswith(_PREFIX) else f"{_PREFIX}{identity}"
-            found[str(key)] = row
+        # LLaVA's lines have the number, MM-Vet's files `v1_` and the number.
+        keyed = [row if str(row.question_id).startswith(_PREFIX) else _prefixed(row) for row in predictions.rows]
+        found = by_question(keyed, questions, notes)
         if missing := [identity for identity in questions if identity not in found]:
             raise DataError(
                 f"{len(missing)} questions have no answer: {named(missing)}; MM-Vet scores whole files only"
             )
-        if foreign := [identity for identity in found if identity not in questions]:
-            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
         return found
 
     def requests(self, predictions: Predictions, data: Path) -> list[JudgeRequest]:
         """The first attempt for every question and repeat."""
-        if any(row.data.get("score") for row in predictions.rows):
+        if _are_grades(predictions):
             return []
         questions = _questions(data)
         replies = self._replies(predictions, questions, [])
@@ -127,7 +127,7 @@ class MmVet(Benchmark):
         questions = _questions(data)
         notes: list[str] = []
         replies = self._replies(predictions, questions, notes)
-        marks = self._marks(predictions, questions, replies, judge)
+        marks = self._marks(predictions, questions, replies, judge, notes)
         unread = [f"{i} (run {n})" for i, found in marks.items() for n, mark in enumerate(found, 1) if mark is None]
         if unread:
             what = "scored 0, as in the paper" if self.spec.unparsable == "paper" else "left out"
@@ -152,7 +152,7 @@ class MmVet(Benchmark):
                     "_".join(sorted(entry["capability"])),
                 )
             )
-        quantities = [Quantity("total", rows, lambda total, count: 100 * total / count)]
+        quantities = [Quantity("total", rows, lambda total, count: 100 * total / count, limits=(0.0, 100.0))]
         return Scores("total", metrics, samples, quantities, notes)
 
     def _marks(
@@ -161,9 +161,10 @@ class MmVet(Benchmark):
         questions: Mapping[str, Any],
         replies: Mapping[str, Prediction],
         judge: Judge | None,
+        notes: list[str],
     ) -> dict[str, list[float | None]]:
-        if any(row.data.get("score") for row in predictions.rows):
-            return _graded(predictions, questions)
+        if _are_grades(predictions):
+            return _graded(predictions, questions, notes)
         if judge is None:
             raise LensmithError("these are answers, not grades: a judge grades them; say where it is (--judge-url)")
         marks: dict[str, list[float | None]] = {i: [None] * self.spec.repeats for i in questions}
@@ -187,21 +188,49 @@ class MmVet(Benchmark):
         return [path]
 
 
-def _graded(predictions: Predictions, questions: Mapping[str, Any]) -> dict[str, list[float | None]]:
-    """Marks of grade files, a file or an entry of its lists being a run."""
+def _prefixed(row: Prediction) -> Prediction:
+    return replace(row, question_id=f"{_PREFIX}{row.question_id}")
+
+
+def _are_grades(predictions: Predictions) -> bool:
+    """Whether the file holds grades.
+
+    Raises:
+        DataError: only some of its entries are.
+    """
+    rows = [row for run in predictions.runs or (predictions,) for row in run.rows]
+    graded = [row for row in rows if "score" in row.data and predictions.form == "mapping"]
+    if graded and len(graded) < len(rows):
+        row = next(row for row in rows if row not in graded)
+        raise DataError(f"{row.place}: a reply among grades; a file holds one or the other")
+    return bool(graded)
+
+
+def _graded(predictions: Predictions, questions: Mapping[str, Any], notes: list[str]) -> dict[str, list[float | None]]:
+    """Marks of grade files, a file or an entry of its lists being a run.
+
+    Raises:
+        DataError: a question without a grade, or a grade outside 0 to 1.
+    """
     marks: dict[str, list[float | None]] = {identity: [] for identity in questions}
     for run in predictions.runs or (predictions,):
         for row in run.rows:
-            if row.question_id in marks:
-                contents = [*row.data.get("content", ()), *([None] * len(row.data["score"]))]
-                for score, content in zip(row.data["score"], contents, strict=False):
-                    unread = isinstance(content, str) and mark_of(content) is None
-                    bad = not isinstance(score, (int, float)) or not math.isfinite(score)
-                    marks[str(row.question_id)].append(None if unread or bad else float(score))
+            if row.question_id not in marks:
+                continue
+            told = row.data.get("content")
+            contents = [*(told if isinstance(told, list) else ()), *([None] * len(row.data["score"]))]
+            for score, content in zip(row.data["score"], contents, strict=False):
+                unread = isinstance(content, str) and mark_of(content) is None
+                number = isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
+                if number and not 0 <= score <= 1:
+                    raise DataError(f"{row.place}: a grade of {score:g}, and MM-Vet's lie between 0 and 1")
+                marks[str(row.question_id)].append(None if unread or not number else float(score))
     count = min(map(len, marks.values()))
     if not count:
         lost = [identity for identity, found in marks.items() if not found]
         raise DataError(f"{len(lost)} questions have no grade: {named(lost)}")
+    if more := [identity for identity, found in marks.items() if len(found) > count]:
+        notes.append(f"{len(more)} questions have more than {count} grades, the others left out: {named(more)}")
     return {identity: found[:count] for identity, found in marks.items()}
 
 
@@ -240,7 +269,13 @@ def _metrics(
 def _questions(data: Path) -> dict[str, dict[str, Any]]:
     path = find(data, "the questions of MM-Vet", *_FILES)
     document = read_json(path)
-    keys = {"question", "answer", "capability", "imagename"}
-    if not isinstance(document, dict) or not all(isinstance(v, dict) and keys <= v.keys() for v in document.values()):
+    keys = {"question": str, "answer": str, "capability": list, "imagename": str}
+    if not isinstance(document, dict) or not document:
         raise DataError(f"{path}: not an object of {{{', '.join(sorted(keys))}}} by id, as mm-vet.json is")
+    for identity, value in document.items():
+        if not identity.removeprefix(_PREFIX).isdecimal():
+            raise DataError(f"{path}: the id {identity!r:.40}, which is {_PREFIX} and a number in mm-vet.json")
+        entry = require(Line(value, f"{path}, question {identity}"), keys, "a question of MM-Vet")
+        if not entry["capability"] or not all(isinstance(capability, str) for capability in entry["capability"]):
+            raise DataError(f"{path}, question {identity}: 'capability' is {entry['capability']!r:.60}, not names")
     return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from lensmith import Benchmark, DataError, LensmithError
 from lensmith.evaluation.files import Line, Reader, keyed, named, require
+from lensmith.evaluation.matching import tell_empty
 from lensmith.interfaces.benchmark import (
     Judge,
     JudgeRequest,
@@ -27,6 +28,7 @@ from lensmith_plugins.benchmarks.judge_texts import CHECKER
 from lensmith_plugins.benchmarks.specs import PairwiseSpec
 
 UNREAD = (-1.0, -1.0)
+_MOST = 10
 STRAYS = ("reference answers", "answers")
 _is_review = keyed("question_id", "tuple")
 _is_old_review = keyed("question_id", "score", "reviewer_id")
@@ -88,11 +90,20 @@ def reviews_form(document: Any, lines: Sequence[Line]) -> list[Prediction] | Non
     for line in lines:
         value = require(line, {"question_id": (int, str), key: list}, "a review")
         scores = value[key]
-        if len(scores) != 2 or not all(isinstance(score, (int, float)) for score in scores):
-            raise DataError(f"{line.place}: {key!r} is {scores!r}, not two scores")
+        if len(scores) != 2 or not all(_is_number(score) for score in scores):
+            raise DataError(f"{line.place}: {key!r} is {scores!r:.80}, not two scores")
         told = value.get("content", value.get("text", ""))
         rows.append(Prediction(value["question_id"], str(told), place=line.place, data={**value, "tuple": scores}))
     return rows
+
+
+def _is_number(score: Any) -> bool:
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        return False
+    try:
+        return float(score) is not None
+    except OverflowError:  # a number of many digits
+        return False
 
 
 class Pairwise(Benchmark):
@@ -106,6 +117,10 @@ class Pairwise(Benchmark):
         described="reviews {question_id, tuple, …} a line, several files being runs",
         runs=frozenset({"reviews"}),
     )
+
+    @abc.abstractmethod
+    def asked_ids(self, data: Path) -> list[Any]:
+        """Ids of all questions; empty where their file is not there."""
 
     @abc.abstractmethod
     def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
@@ -134,6 +149,7 @@ class Pairwise(Benchmark):
         asked: dict[Any, Pair] = {}
         if predictions.form == "reviews":
             runs = [self._read_reviews(run) for run in predictions.runs or (predictions,)]
+            _tell_reviews(runs, self.asked_ids(data), notes)
         else:
             if judge is None:
                 raise LensmithError(
@@ -141,6 +157,7 @@ class Pairwise(Benchmark):
                 )
             pairs = self.pairs(predictions, data)
             asked = {pair.question_id: pair for pair in pairs}
+            tell_empty(predictions.rows, notes)
             for what in STRAYS:
                 if count := sum(what in pair.strays for pair in pairs):
                     notes.append(
@@ -167,6 +184,10 @@ class Pairwise(Benchmark):
         if unread:
             what = "averaged in as -1 and -1, as in the paper" if paper else "left out"
             notes.append(f"{len(unread)} of the judge's replies hold no two scores, {what}: {named(unread, 20)}")
+        if beyond := sum(
+            review.read and not all(0 <= s <= _MOST for s in review.scores) for run in runs for review in run
+        ):
+            notes.append(f"{beyond} of the judge's replies hold marks outside 1 to {_MOST}, counted as they are")
         metrics: dict[str, Any] = self._metrics(runs, paper=paper)
         metrics["as_in_the_paper"] = self._metrics(runs, paper=True)
         metrics["unparsable_replies"] = len(unread)
@@ -227,6 +248,20 @@ class Pairwise(Benchmark):
             if len(runs) > 1:
                 metrics[name]["runs"] = [one["relative"] for one in found]
         return metrics
+
+
+def _tell_reviews(runs: Sequence[Sequence[Review]], ids: Sequence[Any], notes: list[str]) -> None:
+    """Note questions without a review, those with several, and reviews of other questions."""
+    wanted = list(map(str, ids)) or list(dict.fromkeys(str(review.question_id) for run in runs for review in run))
+    for number, run in enumerate(runs, 1):
+        told = Counter(str(review.question_id) for review in run)
+        where = f" in run {number}" if len(runs) > 1 else ""
+        if missing := [identity for identity in wanted if not told[identity]]:
+            notes.append(f"{len(missing)} questions have no review{where} and count nowhere: {named(missing)}")
+        if twice := [identity for identity, count in told.items() if count > 1]:
+            notes.append(f"{len(twice)} questions have several reviews{where}, all counted: {named(twice)}")
+        if foreign := [identity for identity in told if identity not in set(wanted)]:
+            notes.append(f"{len(foreign)} reviews{where} are of other questions, and counted: {named(foreign)}")
 
 
 def _summary(scores: Sequence[tuple[float, float]]) -> dict[str, float]:

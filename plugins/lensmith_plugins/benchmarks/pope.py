@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from lensmith.evaluation.files import (
     find,
     find_all,
     keyed,
-    last_of_each,
+    named,
     read_json_lines,
     require,
 )
+from lensmith.evaluation.matching import Reading, by_question, refuse_full_marks, tell_empty, tell_readings
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, Quantity, SampleScore, Scores
+from lensmith_plugins.benchmarks import lenient
 from lensmith_plugins.benchmarks.llava_questions import question_lines
 from lensmith_plugins.benchmarks.specs import PopeSpec
 from lensmith_plugins.benchmarks.texts import SHORT, ask, without
@@ -55,6 +58,7 @@ class Pope(Benchmark):
     """POPE (Li et al. 2023, arXiv 2305.10355): F1 of saying that an object is there, for each category."""
 
     spec: PopeSpec
+    suffix = SHORT
     read = Reader({"official": _official}, described="POPE's own {question, answer} lines of one category")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -88,29 +92,32 @@ class Pope(Benchmark):
                 f"no predictions for {', '.join(absent)}, of which there are labels: F1 and accuracy are the means of"
                 f" {', '.join(by_category)} alone"
             )
+        unanswered: list[str] = []
         for category, rows in by_category.items():
             self._check_numbers(category, rows, labels[category])
-            pairs = self._pairs(category, rows, labels[category], notes)
+            pairs = self._pairs(category, rows, labels[category], notes, partial=predictions.partial)
+            unanswered += [f"{category} {n}" for n in range(len(rows) + 1, len(labels[category]) + 1)]
             counts = []
             for row, label in pairs:
-                told, truth = yes_or_no(row.text), label["label"]
+                told, truth = self._read(row, label["label"]), label["label"]
                 counts.append([float(a) for a in _cells(told, truth)])
                 samples.append(
                     SampleScore(
                         row.question_id,
                         float(told == truth),
-                        row.text,
-                        told,
+                        row.text if row.data.get("_answered", True) else "",
+                        told if row.data.get("_answered", True) else "none",
                         truth,
                         without(row.prompt, SHORT) or label["text"],
                         category,
                     )
                 )
-            told_yes = sum(yes_or_no(row.text) == "yes" for row in rows)
+            told_yes = sum(self._read(row, "no") == "yes" for row in rows)
+            self._tell_unread(category, rows, notes)
             metrics[category] = _measures(np.sum(counts, axis=0), told_yes, len(rows))
             if not told_yes:
                 notes.append(f"{category}: no reply means yes, so that precision and F1 are not defined (given as 0)")
-            quantities.append(Quantity(f"{category}.f1", counts, _f1))
+            quantities.append(Quantity(f"{category}.f1", counts, _f1, limits=(0.0, 100.0)))
         several = list(metrics.values())
         width = 4 * len(quantities)
         units, strata = [], []
@@ -118,14 +125,39 @@ class Pope(Benchmark):
             for cells in quantity.rows:
                 units.append([0.0] * (4 * place) + list(cells) + [0.0] * (width - 4 * place - 4))
                 strata.append(place)
-        quantities.insert(0, Quantity("f1", units, _mean_f1, strata))
+        quantities.insert(0, Quantity("f1", units, _mean_f1, strata, (0.0, 100.0)))
         metrics["f1"] = sum(m["f1"] for m in several) / len(several)
         metrics["accuracy"] = sum(m["accuracy"] for m in several) / len(several)
+        if not predictions.partial:
+            refuse_full_marks(unanswered, metrics["f1"], 100.0, "POPE counts the replies that there are")
         return Scores("f1", metrics, samples, quantities, notes)
 
+    def _read(self, row: Prediction, truth: str) -> str:
+        """`yes` or `no`; of a reply that says neither to a lenient reader the one that is wrong."""
+        if self.spec.reading == "paper":
+            return yes_or_no(row.text)
+        return lenient.yes_or_no(row.text) or ("no" if truth == "yes" else "yes")
+
+    def _tell_unread(self, category: str, rows: Sequence[Prediction], notes: list[str]) -> None:
+        found: list[str] = []
+        readings = [Reading(r.question_id, r.text, yes_or_no(r.text), lenient.yes_or_no(r.text)) for r in rows]
+        empty = "wrong" if self.spec.reading == "lenient" else "which is yes by the paper's rule"
+        tell_empty(rows, found)
+        found = [f"{note}, {empty}" for note in found]
+        fate = "yes by the paper's rule"
+        tell_readings(readings, found, what="yes or no", fate=fate, lenient=self.spec.reading == "lenient")
+        notes += [f"{category}: {note}" for note in found]
+
     def _pairs(
-        self, category: str, rows: Sequence[Prediction], labels: Sequence[Mapping[str, Any]], notes: list[str]
+        self,
+        category: str,
+        rows: Sequence[Prediction],
+        labels: Sequence[Mapping[str, Any]],
+        notes: list[str],
+        *,
+        partial: bool,
     ) -> list[tuple[Prediction, Mapping[str, Any]]]:
+        start = _start(rows)
         if self.spec.pairing == "order":
             if len(rows) != len(labels):
                 notes.append(
@@ -136,20 +168,22 @@ class Pope(Benchmark):
             moved = sum(bool(row.prompt) and without(row.prompt, SHORT) != label["text"] for row, label in pairs)
             if moved:
                 notes.append(f"{category}: {moved} replies stand beside the label of a question with other words")
+            if twice := [i for i, count in Counter(str(row.question_id) for row in rows).items() if count > 1]:
+                notes.append(f"{category}: {len(twice)} questions have several replies, all counted: {named(twice)}")
+            answered = {str(row.question_id) for row in rows}
+            missing = [i for i in range(start, start + len(labels)) if str(i) not in answered]
+            if missing and len(missing) < len(labels) and not partial:
+                notes.append(f"{category}: {len(missing)} questions have no reply: {named(missing)}")
             return pairs
-        given = last_of_each(rows, notes)
-        ordered = sorted(row.question_id for row in rows) if all(isinstance(r.question_id, int) for r in rows) else []
-        first = ordered[0] if ordered else 0
-        start = int(first) - (int(first) - 1) % _ID_STEP if int(first) > _ID_STEP else self._first_id(rows)
+        told: list[str] = []
+        given = by_question(rows, range(start, start + len(labels)), told)
+        notes += [f"{category}: {note}" for note in told if "are empty" not in note]
         found = [(given.get(start + number), label) for number, label in enumerate(labels)]
-        lost = sum(row is None for row, _ in found)
-        if lost:
-            notes.append(f"{category}: {lost} questions without a reply, not counted")
-        return [(row, label) for row, label in found if row is not None]
-
-    @staticmethod
-    def _first_id(rows: Sequence[Prediction]) -> int:
-        return int(rows[0].data.get("_first", 1))
+        if partial:
+            return [(row, label) for row, label in found if row is not None]
+        if lost := [start + number for number, (row, _) in enumerate(found) if row is None]:
+            notes.append(f"{category}: {len(lost)} questions without a reply, wrong: {named(lost)}")
+        return [(row or _unanswered(start + number, label), label) for number, (row, label) in enumerate(found)]
 
     @staticmethod
     def _categories(predictions: Predictions, data: Path, categories: Sequence[str]) -> dict[str, list[Prediction]]:
@@ -169,15 +203,18 @@ class Pope(Benchmark):
         for name in _QUESTIONS[:2]:  # in LLaVA's bundle it lies beside the folder of the labels
             if not lines and (data.parent / name).is_file():
                 lines = read_json_lines(data.parent / name)
-        known = {line.value["question_id"]: line.value.get("category") for line in lines}
-        first: dict[Any, Any] = {}
+        keys = {"question_id": (int, str)}
+        asked = [require(line, keys, "LLaVA's question file") for line in lines]
+        known = {str(value["question_id"]): value.get("category") for value in asked}
+        first: dict[Any, int] = {}
         for identity, category in known.items():
-            first[category] = min(first.get(category, identity), identity)
+            if identity.isdecimal() and isinstance(category, str):
+                first[category] = min(first.get(category, int(identity)), int(identity))
         found: dict[str, list[Prediction]] = {}
         for row in predictions.rows:
-            category = row.data.get("category") or known.get(row.question_id)
-            if category is None and not known and isinstance(row.question_id, int):
-                place = (row.question_id - 1) // _ID_STEP
+            category = row.data.get("category") or known.get(str(row.question_id))
+            if category is None and not known and str(row.question_id).isdecimal():
+                place = (int(str(row.question_id)) - 1) // _ID_STEP
                 category = categories[place] if 0 <= place < len(categories) else None
             if category not in categories:
                 raise DataError(
@@ -203,6 +240,17 @@ class Pope(Benchmark):
             )
 
 
+def _start(rows: Sequence[Prediction]) -> int:
+    """The number of a category's first question."""
+    first = min((int(str(row.question_id)) for row in rows if str(row.question_id).isdecimal()), default=0)
+    return first - (first - 1) % _ID_STEP if first > _ID_STEP else int(rows[0].data.get("_first", 1))
+
+
+def _unanswered(number: int, label: Mapping[str, Any]) -> Prediction:
+    """What stands for a reply that is not there: the wrong one."""
+    return Prediction(number, "No" if label["label"] == "yes" else "Yes", data={"_answered": False})
+
+
 def _labels(data: Path) -> dict[str, list[dict[str, Any]]]:
     """Labels by category, in the order of the categories' names (as LLaVA numbers them)."""
     paths = find_all(data, *_LABELS)
@@ -212,9 +260,13 @@ def _labels(data: Path) -> dict[str, list[dict[str, Any]]]:
     labels = {}
     for path in paths:
         lines = read_json_lines(path)
-        labels[path.stem.split("_pope_")[-1]] = [require(line, keys, "a label of POPE") for line in lines]
+        found = [require(line, keys, "a label of POPE") for line in lines]
+        for line, label in zip(lines, found, strict=True):
+            if label["label"] not in ("yes", "no"):
+                raise DataError(f"{line.place}: 'label' is {label['label']!r:.40}, which is yes or no in POPE")
         if not lines:
             raise DataError(f"{path} holds no labels")
+        labels[path.stem.split("_pope_")[-1]] = found
     return labels
 
 

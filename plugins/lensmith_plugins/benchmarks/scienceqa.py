@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import Line, PictureFolder, Reader, find, find_all, last_of_each, named, read_json
+from lensmith.evaluation.files import Line, PictureFolder, Reader, find, find_all, named, read_json, require
+from lensmith.evaluation.matching import Reading, by_question, refuse_full_marks, tell_readings
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
+from lensmith_plugins.benchmarks import lenient
 from lensmith_plugins.benchmarks.specs import ScienceQaSpec
 from lensmith_plugins.benchmarks.texts import LETTER, ask, without
 
@@ -39,8 +41,10 @@ def _result(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
     texts = document.get("outputs", {})
     rows = []
     for identity, index in document["results"].items():
-        if not isinstance(index, int):
+        if isinstance(index, bool) or not isinstance(index, int):
             raise DataError(f"{lines[0].place}: result {identity!r} is {index!r}, not the number of an option")
+        if not isinstance(texts, dict):
+            raise DataError(f"{lines[0].place}: 'outputs' is {texts!r:.40}, not an object of replies by question")
         rows.append(Prediction(identity, str(texts.get(identity, index)), place=lines[0].place, data={"index": index}))
     return rows
 
@@ -53,6 +57,7 @@ class ScienceQa(Benchmark):
     """
 
     spec: ScienceQaSpec
+    suffix = LETTER
     max_new_tokens = 1024
     read = Reader({"result": _result}, described="a result file {results: {question: option number}}")
 
@@ -79,21 +84,19 @@ class ScienceQa(Benchmark):
         """Percent, rounded to two decimals, with the classes of the official tool."""
         problems, ids = _problems(data)
         notes: list[str] = []
-        given = {str(identity): row for identity, row in last_of_each(predictions.rows, notes).items()}
+        given = by_question(predictions.rows, ids, notes)
         if predictions.partial:
             ids = [identity for identity in ids if identity in given]
-        missing = [identity for identity in ids if identity not in given]
-        if missing:
-            notes.append(f"{len(missing)} questions of the split without an answer, wrong: {named(missing)}")
-        split = set(ids)
-        if foreign := [identity for identity in given if identity not in split]:
-            notes.append(f"{len(foreign)} answers to questions of other splits, left out: {named(foreign)}")
+        lost = self._missing(problems, ids, given, notes)
         if predictions.form == "result":
             notes.append("a result file holds no prompts: questions with pictures are those of problems.json")
-        samples, image_scores = [], []
+        samples, image_scores, readings = [], [], []
         for identity in ids:
             problem, row = problems[identity], given.get(identity)
-            index = _index(row, len(problem["choices"]))
+            index = _index(row, problem["choices"], self.spec.reading)
+            if row is not None:
+                strict, meant = (_index(row, problem["choices"], reading) for reading in ("paper", "lenient"))
+                readings.append(Reading(identity, row.text, *(_LETTERS[i] if i >= 0 else "" for i in (strict, meant))))
             right = float(index == problem["answer"])
             if row is not None and (_PLACEHOLDER in row.prompt or ("index" in row.data and problem.get("image"))):
                 image_scores.append(right)
@@ -108,6 +111,8 @@ class ScienceQa(Benchmark):
                     problem.get("subject", ""),
                 )
             )
+        is_lenient = self.spec.reading == "lenient"
+        tell_readings(readings, notes, what="an option", fate="wrong", lenient=is_lenient)
         scores = [sample.score or 0.0 for sample in samples]
         metrics: dict[str, Any] = {
             "accuracy": _percent(scores),
@@ -119,14 +124,33 @@ class ScienceQa(Benchmark):
         if not image_scores:
             notes.append("no prediction is about a picture, so there is no accuracy over pictures")
         headline = "image_accuracy" if self.spec.subset == "image" and image_scores else "accuracy"
+        if headline == "image_accuracy":
+            rule = "LLaVA's scorer takes a question for one with a picture by its answer"
+            refuse_full_marks(lost, metrics["image_accuracy"], 100.0, rule)
         quantities = [mean("accuracy", scores)] + ([mean("image_accuracy", image_scores)] if image_scores else [])
         return Scores(headline, metrics, samples, quantities, notes)
+
+    @staticmethod
+    def _missing(
+        problems: Mapping[str, Any], ids: Sequence[str], given: Mapping[Any, Any], notes: list[str]
+    ) -> list[str]:
+        """Questions with a picture and without an answer, and a note of all without an answer."""
+        missing = [identity for identity in ids if identity not in given]
+        pictured = [identity for identity in missing if problems[identity].get("image")]
+        if missing:
+            notes.append(f"{len(missing)} questions of the split without an answer, wrong: {named(missing)}")
+        if pictured:
+            notes.append(
+                f"{len(pictured)} of them have a picture and are not counted in image_accuracy, as in LLaVA's scorer:"
+                f" {named(pictured)}"
+            )
+        return pictured
 
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """The result file that the official tool reads."""
         problems, ids = _problems(data)
-        given = {str(row.question_id): row for row in predictions.rows}
-        indices = {i: _index(given.get(i), len(problems[i]["choices"])) for i in ids}
+        given = by_question(predictions.rows, ids, [])
+        indices = {i: _index(given.get(i), problems[i]["choices"], self.spec.reading) for i in ids}
         right = sum(indices[i] == problems[i]["answer"] for i in ids)
         result = {
             "acc": right / len(ids) * 100,
@@ -140,15 +164,19 @@ class ScienceQa(Benchmark):
         return [path]
 
 
-def _index(row: Prediction | None, options: int) -> int:
+def _index(row: Prediction | None, choices: Sequence[str], reading: str) -> int:
     """The option that was chosen, from 0; -1 for none."""
     if row is None:
         return -1
     if "index" in row.data:
-        return int(row.data["index"])
-    letter = letter_of(row.text)
+        index = int(row.data["index"])
+        return index if 0 <= index < min(len(choices), len(_LETTERS)) else -1
+    if reading == "lenient":
+        letter = lenient.letter_of(row.text, dict(zip(_LETTERS, map(str, choices), strict=False))) or _FAILED
+    else:
+        letter = letter_of(row.text)
     index = _LETTERS.find(letter) if letter != _FAILED else -1
-    return index if index < min(options, len(_LETTERS)) else -1
+    return index if index < min(len(choices), len(_LETTERS)) else -1
 
 
 def _percent(values: Sequence[float]) -> float:
@@ -163,11 +191,16 @@ def _prompt(problem: Mapping[str, Any]) -> str:
 
 def _llava_prompts(data: Path) -> dict[str, str]:
     found = find_all(data, "llava_test_CQM-A.json") if data.is_dir() else []
-    return {
-        str(entry["id"]): entry["conversations"][0]["value"].replace(_PLACEHOLDER, "").strip()
-        for path in found
-        for entry in read_json(path)
-    }
+    prompts = {}
+    for path in found:
+        document = read_json(path)
+        for number, value in enumerate(document if isinstance(document, list) else [document], 1):
+            place = f"{path}, entry {number}"
+            entry = require(Line(value, place), {"id": (int, str), "conversations": list}, "LLaVA's ScienceQA file")
+            first = Line(entry["conversations"][0] if entry["conversations"] else None, f"{place}, conversations")
+            text = require(first, {"value": str}, "a turn of LLaVA's ScienceQA file")["value"]
+            prompts[str(entry["id"])] = text.replace(_PLACEHOLDER, "").strip()
+    return prompts
 
 
 def _picture(pictures: PictureFolder, identity: str, name: str) -> Path:
@@ -182,14 +215,38 @@ def _problems(data: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     problems = read_json(path)
     splits_path = find(data, "the splits of ScienceQA", "pid_splits.json")
     splits = read_json(splits_path)
-    if not isinstance(problems, dict) or not all({"choices", "answer"} <= dict(p).keys() for p in problems.values()):
+    if not isinstance(problems, dict) or not problems:
         raise DataError(f"{path}: not an object of problems by id with `choices` and `answer`")
-    if not isinstance(splits, dict) or "test" not in splits:
+    if not isinstance(splits, dict) or not isinstance(splits.get("test"), list) or not splits["test"]:
         raise DataError(f"{splits_path}: no list `test`")
+    for identity, problem in problems.items():
+        _check(Line(problem, f"{path}, problem {identity}"))
     ids = [str(identity) for identity in splits["test"]]
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{splits_path}: an id comes a second time in `test`")
     if absent := [identity for identity in ids if identity not in problems]:
         raise DataError(f"{path}: {len(absent)} problems of the test split are not there: {named(absent)}")
     return problems, ids
+
+
+_OPTIONAL = {"hint": str, "image": str, "subject": str, "grade": str}
+
+
+def _check(line: Line) -> None:
+    """Raises:
+    DataError: a problem without question, options or the right one's number, or with a value of another kind.
+    """
+    keys = {"question": str, "choices": list, "answer": int}
+    problem = require(line, keys, "a problem of ScienceQA")
+    if not problem["choices"] or not all(isinstance(choice, str) for choice in problem["choices"]):
+        raise DataError(f"{line.place}: 'choices' is {problem['choices']!r:.60}, not a list of texts")
+    if not 0 <= problem["answer"] < len(problem["choices"]):
+        raise DataError(
+            f"{line.place}: 'answer' is {problem['answer']}, and there are {len(problem['choices'])} choices"
+        )
+    for key, kind in _OPTIONAL.items():
+        if problem.get(key) is not None and not isinstance(problem[key], kind):
+            raise DataError(f"{line.place}: {key!r} is {problem[key]!r:.60}, not text")
 
 
 def _classes(problems: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> dict[str, float]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import Line, PictureFolder, Reader, find, keyed, last_of_each, named, read_json, require
+from lensmith.evaluation.files import Line, PictureFolder, Reader, find, keyed, named, read_json, require
+from lensmith.evaluation.matching import Reading, by_question, tell_readings
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
+from lensmith_plugins.benchmarks import lenient
 from lensmith_plugins.benchmarks.llava_questions import question_items, question_lines
 from lensmith_plugins.benchmarks.specs import SeedSpec
 from lensmith_plugins.benchmarks.texts import LETTER, ask, without
@@ -38,6 +40,12 @@ class Seed(Benchmark):
     """SEED-Bench 1 (Li et al. 2023, arXiv 2307.16125): accuracy over pictures and the middle frames of videos."""
 
     spec: SeedSpec
+
+    @property
+    def suffix(self) -> str:  # type: ignore[override]
+        """LLaVA's sentence where the model says a letter."""
+        return LETTER if self.spec.answers == "letter" else ""
+
     read = Reader({"upload": _upload}, described="the upload, {question_id, prediction} a line")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -71,22 +79,24 @@ class Seed(Benchmark):
         """Percent of all questions; one without an answer is wrong."""
         questions, types = _questions(data)
         notes: list[str] = []
-        # LLaVA looks numbers up as numbers: an id that a file writes as "12" is nobody's.
-        given = last_of_each(predictions.rows, notes)
+        # LLaVA looks ids that are digits up as numbers.
+        given = by_question(predictions.rows, [_key(question["question_id"]) for question in questions], notes)
         if predictions.partial:
             questions = [question for question in questions if _key(question["question_id"]) in given]
         missing = [q["question_id"] for q in questions if _key(q["question_id"]) not in given]
         if missing:
             notes.append(f"{len(missing)} questions without an answer, wrong: {named(missing)}")
-        if written := [i for i in given if isinstance(i, str) and i.isdigit()]:
-            notes.append(f"{len(written)} ids are numbers written as text, which find no question: {named(written)}")
         by_type: dict[str, list[float]] = {name: [] for name in types.values()}
         by_kind: dict[str, list[float]] = defaultdict(list)
         samples = []
+        readings = []
         for question in questions:
             row = given.get(_key(question["question_id"]))
             reply = row.text if row else ""
             read_as = reply[:1].upper() if self.spec.matching == "first_letter" else reply
+            meant = lenient.letter_of(reply, _options(question))
+            readings.append(Reading(question["question_id"], reply, read_as if read_as in _LETTERS else "", meant))
+            read_as = meant if self.spec.reading == "lenient" else read_as
             right = float(read_as == question["answer"])
             by_type[types[question["question_type_id"]]].append(right)
             by_kind[question["data_type"]].append(right)
@@ -95,12 +105,14 @@ class Seed(Benchmark):
                     question["question_id"],
                     right,
                     reply,
-                    read_as if read_as in _LETTERS else "none",
+                    read_as if read_as and read_as in _LETTERS else "none",
                     question["answer"],
                     without(row.prompt, LETTER) if row and row.prompt else question["question"],
                     types[question["question_type_id"]],
                 )
             )
+        is_lenient = self.spec.reading == "lenient"
+        tell_readings(readings, notes, what="an option", fate="wrong", lenient=is_lenient)
         scores = [sample.score or 0.0 for sample in samples]
         metrics: dict[str, Any] = {"accuracy": _percent(scores)}
         metrics |= {kind: _percent(values) for kind, values in by_kind.items()}
@@ -111,13 +123,18 @@ class Seed(Benchmark):
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """The leaderboard's lines."""
         questions, _ = _questions(data)
-        given = {row.question_id: row.text for row in predictions.rows}
+        rows = by_question(predictions.rows, [_key(question["question_id"]) for question in questions], [])
+        given = {identity: row.text for identity, row in rows.items()}
         if missing := [q["question_id"] for q in questions if _key(q["question_id"]) not in given]:
             raise DataError(f"{len(missing)} questions have no answer: {named(missing)}; the upload needs them all")
         path = folder / "seed_upload.jsonl"
         lines = [{"question_id": q["question_id"], "prediction": given[_key(q["question_id"])]} for q in questions]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         return [path]
+
+
+def _options(question: dict[str, Any]) -> dict[str, str]:
+    return {letter: str(question.get(f"choice_{letter.lower()}") or "") for letter in _LETTERS}
 
 
 def _key(identity: Any) -> Any:
@@ -136,6 +153,8 @@ def _questions(data: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
         raise DataError(f"{path}: no `questions` and `question_type`, as SEED-Bench.json has")
     kinds = {"questions": list, "question_type": dict}
     require(Line(document, str(path)), kinds, "SEED-Bench.json")
+    if not document["questions"]:
+        raise DataError(f"{path}: holds no questions")
     types = {number: name for name, number in document["question_type"].items() if isinstance(number, int)}
     keys = {"question_id": (str, int), "question_type_id": int, "data_type": str, "answer": str, "question": str}
     questions = [
@@ -148,4 +167,6 @@ def _questions(data: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
                 f"{path}, question {number}: its question_type_id {question['question_type_id']} is not among the types"
                 f" ({named(sorted(types), 20)})"
             )
+    if len({str(question["question_id"]) for question in questions}) < len(questions):
+        raise DataError(f"{path}: an id comes a second time among the questions")
     return questions, types

@@ -12,6 +12,7 @@ from lensmith.interfaces.bounds import Positions, at_most
 Repeats = Annotated[int, Field(ge=1), at_most(1000, "each asks the judge about every answer again")]
 
 Upload = Literal["llava", "raw"]
+Reading = Literal["paper", "lenient"]
 
 
 class VqaV2Spec(BenchmarkSpec):
@@ -55,6 +56,10 @@ class ScienceQaSpec(BenchmarkSpec):
     """Which questions are asked, and which accuracy is the headline: those with a picture, or all of the test split.
     By default `image`."""
 
+    reading: Reading = "paper"
+    """How a reply is read: `paper`, by LLaVA's rule, which takes `B`, `B. …` and `The answer is B.`; `lenient`, by what
+    it says (`(B)`, `b`, `Answer: B`, the option's text). By default `paper`; a note tells where the two differ."""
+
 
 class TextVqaSpec(BenchmarkSpec):
     """TextVQA validation 0.5.1: questions about words in pictures, with Rosetta's OCR tokens in the prompt."""
@@ -69,7 +74,12 @@ class PopeSpec(BenchmarkSpec):
 
     pairing: Literal["order", "id"] = "order"
     """How replies find their labels: `order`, line by line within a category, as the original and LLaVA do, so that a
-    lost line shifts all that follow; `id`, by the question. By default `order`."""
+    lost line shifts all that follow; `id`, by the question, where one without a reply is wrong. By default `order`."""
+
+    reading: Reading = "paper"
+    """How a reply is read: `paper`, by POPE's rule, for which everything is yes in which no `No`, `no` or `not` stands
+    alone; `lenient`, by what it says (`NO`, `No!`), and one that says neither is wrong. By default `paper`; a note
+    tells where the two differ."""
 
 
 class MmeSpec(BenchmarkSpec):
@@ -78,6 +88,10 @@ class MmeSpec(BenchmarkSpec):
     pairing: Literal["order", "picture"] = "order"
     """Which two questions are one picture's for acc+: `order`, consecutive lines as in the official tool; `picture`, by
     the picture's file. By default `order`."""
+
+    reading: Reading = "paper"
+    """How a reply is read: `paper`, by MME's rule, which looks at the first four characters; `lenient`, by what it says
+    (`The answer is yes`). By default `paper`; a note tells where the two differ."""
 
 
 class MmBenchSpec(BenchmarkSpec):
@@ -110,6 +124,10 @@ class SeedSpec(BenchmarkSpec):
     matching: Literal["exact", "first_letter"] = "exact"
     """When a reply is right: `exact`, it is the letter and nothing else, as in LLaVA; `first_letter`, its first
     character is, in any case. By default `exact`."""
+
+    reading: Reading = "paper"
+    """How a reply is read: `paper`, as `matching` says; `lenient`, by what it says (`(B)`, `B.`, `Answer: B`, the
+    option's text). By default `paper`; a note tells where the two differ."""
 
 
 class PairwiseSpec(JudgedSpec):
@@ -174,6 +192,10 @@ class MmluSpec(BenchmarkSpec):
 
     shots: Annotated[int, at_most(1000, "each is an example in every prompt")] = Field(5, ge=0)
     """Solved examples in the prompt. By default 5."""
+
+    reading: Reading = "paper"
+    """How a letter that a file holds is read, where it holds no likelihoods: `paper`, as it stands; `lenient`, by what
+    it says (`(B)`, `B.`). By default `paper`; a note tells where the two differ."""
 
 
 class VqaSpec(BenchmarkSpec):

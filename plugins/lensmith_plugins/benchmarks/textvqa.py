@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import Line, PictureFolder, Reader, find, find_all, keyed, read_json, require
+from lensmith.evaluation.files import Line, PictureFolder, Reader, find, find_all, keyed, named, read_json, require
+from lensmith.evaluation.matching import refuse_full_marks, tell_empty, tell_near
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy
@@ -28,6 +30,7 @@ class TextVqa(Benchmark):
     """TextVQA (Singh et al. 2019, arXiv 1904.08920): accuracy against ten human answers."""
 
     spec: TextVqaSpec
+    suffix = SHORT
     read = Reader({"results": results}, described="the official result file [{question_id, answer}, …]")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -49,11 +52,11 @@ class TextVqa(Benchmark):
         """Percent of the prediction lines: a question without a line is not counted, one with two is counted twice."""
         entries = _annotations(data)
         by_question = {(str(entry["image_id"]), entry["question"].lower()): entry for entry in entries}
-        by_id = {entry["question_id"]: entry for entry in entries}
-        samples = []
+        by_id = {str(entry["question_id"]): entry for entry in entries}
+        samples, told = [], Counter[Any]()
         for row in predictions.rows:
             if predictions.form == "results":
-                entry = by_id.get(row.question_id)
+                entry = by_id.get(str(row.question_id))
                 question = entry["question"] if entry else str(row.question_id)
             else:
                 question = question_of(row)
@@ -64,17 +67,35 @@ class TextVqa(Benchmark):
                 )
             if len(entry["answers"]) != 10:
                 raise DataError(f"question {entry['question_id']} has {len(entry['answers'])} answers, not 10")
+            told[entry["question_id"]] += 1
             reply = evalai(row.text)
             score = soft_accuracy(reply, [evalai(answer) for answer in entry["answers"]])
             samples.append(SampleScore(row.question_id, score, row.text, reply, _reference(entry), question))
-        notes = []
-        told = {(s.question_id, s.question.lower()) for s in samples}
-        if len(told) != len(entries) or len(samples) != len(entries):
-            notes.append(f"{len(samples)} lines for {len(entries)} questions; the score is over the lines")
         scores = [sample.score or 0.0 for sample in samples]
         accuracy = 100 * sum(scores) / len(scores)
+        notes: list[str] = []
+        if not predictions.partial:
+            _tell_lines(entries, told, notes)
+            missing = [entry["question_id"] for entry in entries if not told[entry["question_id"]]]
+            refuse_full_marks(missing, accuracy, 100.0, "M4C's evaluator counts lines")
+        tell_empty(predictions.rows, notes)
+        tell_near(samples, notes)
         return Scores(
             "accuracy", {"accuracy": accuracy, "lines": len(scores)}, samples, [mean("accuracy", scores)], notes
+        )
+
+
+def _tell_lines(entries: Sequence[dict[str, Any]], told: Counter[Any], notes: list[str]) -> None:
+    """Note which questions have no line, and which several."""
+    ids = list(dict.fromkeys(entry["question_id"] for entry in entries))
+    missing = [identity for identity in ids if not told[identity]]
+    twice = [identity for identity in ids if told[identity] > 1]
+    if missing or twice:
+        why = [f"{len(missing)} questions have none ({named(missing)})"] if missing else []
+        why += [f"{len(twice)} have several ({named(twice)})"] if twice else []
+        notes.append(
+            f"{sum(told.values())} lines for {len(entries)} questions; the score is over the lines, as in M4C's"
+            f" evaluator: {', '.join(why)}"
         )
 
 
@@ -111,9 +132,22 @@ def _annotations(data: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: no list `data`, as TextVQA's files have")
     keys = {"question_id": (int, str), "image_id": (int, str), "question": str, "answers": list}
-    return [require(Line(e, f"{path}, entry {n}"), keys, "a question of TextVQA") for n, e in enumerate(records, 1)]
+    lines = [Line(entry, f"{path}, entry {number}") for number, entry in enumerate(records, 1)]
+    entries = [require(line, keys, "a question of TextVQA") for line in lines]
+    for entry, line in zip(entries, lines, strict=True):
+        if wrong := [answer for answer in entry["answers"] if not isinstance(answer, str)]:
+            raise DataError(f"{line.place}: an answer is {wrong[0]!r:.40}, not text")
+    return entries
 
 
 def _ocr_tokens(data: Path) -> dict[str, list[str]]:
-    document = read_json(find(data, "Rosetta's OCR tokens (or LLaVA's question file)", _OCR_FILE, *_LLAVA))
-    return {entry["image_id"]: entry["ocr_tokens"] for entry in document["data"]}
+    path = find(data, "Rosetta's OCR tokens (or LLaVA's question file)", _OCR_FILE, *_LLAVA)
+    document = require(Line(read_json(path), str(path)), {"data": list}, "Rosetta's file of OCR tokens")
+    tokens = {}
+    for number, value in enumerate(document["data"], 1):
+        keys = {"image_id": (str, int), "ocr_tokens": list}
+        entry = require(Line(value, f"{path}, entry {number}"), keys, "an entry of OCR tokens")
+        if wrong := [token for token in entry["ocr_tokens"] if not isinstance(token, str)]:
+            raise DataError(f"{path}, entry {number}: an OCR token is {wrong[0]!r:.40}, not text")
+        tokens[entry["image_id"]] = entry["ocr_tokens"]
+    return tokens

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lensmith import DataError
-from lensmith.evaluation.files import Line, Reader, find, keyed, named, read_json_lines, require
+from lensmith.evaluation.files import Line, Reader, find, find_all, keyed, named, read_json_lines, require
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Judge, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.judge_texts import RULE_CODING, RULE_DEFAULT, RULE_MATH
@@ -40,6 +42,8 @@ def _judgments(document: Any, lines: Sequence[Line]) -> list[Prediction] | None:
     rows = []
     for line in lines:
         value = require(line, keys, "a judgment of FastChat")
+        if isinstance(value["score"], int) and abs(value["score"]) > sys.maxsize:
+            raise DataError(f"{line.place}: 'score' is a number of {len(str(value['score']))} digits, no mark")
         rows.append(Prediction(value["question_id"], str(value.get("judgment", "")), place=line.place, data=value))
     return rows
 
@@ -57,6 +61,11 @@ class Vicuna80(Pairwise):
     def items(self, data: Path, images: Path) -> list[Item]:
         """The questions, without pictures and without any format sentence."""
         return [Item(q["question_id"], q["text"], category=q["category"]) for q in _questions(data)]
+
+    def asked_ids(self, data: Path) -> list[Any]:
+        """See `Pairwise.asked_ids`."""
+        found = find_all(data, *_QUESTIONS)
+        return [question["question_id"] for question in _questions(found[0])] if found else []
 
     def pairs(self, predictions: Predictions, data: Path) -> list[Pair]:
         """See `Pairwise.pairs`."""
@@ -97,11 +106,20 @@ class Vicuna80(Pairwise):
                 unread.append(row.question_id)
             else:
                 marks.setdefault(row.data["model"], []).append(mark)
-            told = None if lost else mark / 10
-            samples.append(SampleScore(row.question_id, told, row.text, f"{mark:g}", category=row.data["model"]))
+            share = None if lost else mark / 10
+            samples.append(SampleScore(row.question_id, share, row.text, f"{mark:g}", category=row.data["model"]))
         if not marks:
             raise DataError(f"none of the {len(predictions.rows)} judgments holds a mark")
         notes = [f"{len(unread)} judgments without a mark, left out: {named(unread)}"] if unread else []
+        told = {str(row.question_id) for row in predictions.rows}
+        ids = self.asked_ids(data)
+        if missing := [identity for identity in ids if str(identity) not in told]:
+            notes.append(f"{len(missing)} questions have no judgment and count nowhere: {named(missing)}")
+        turns = Counter((row.data["model"], str(row.question_id), row.data.get("turn")) for row in predictions.rows)
+        if twice := [identity for (_, identity, _), count in turns.items() if count > 1]:
+            notes.append(f"{len(twice)} questions have several judgments, all counted: {named(twice)}")
+        if beyond := [row.question_id for row in predictions.rows if row.data["score"] < -1 or row.data["score"] > 10]:
+            notes.append(f"{len(beyond)} judgments hold marks outside 1 to 10, counted as they are: {named(beyond)}")
         every = [mark for found in marks.values() for mark in found]
         metrics: dict[str, Any] = {"mark": sum(every) / len(every)}
         metrics["models"] = {model: sum(found) / len(found) for model, found in marks.items()}

@@ -16,11 +16,11 @@ from lensmith.evaluation.files import (
     find,
     find_all,
     keyed,
-    last_of_each,
     named,
     read_json,
     require,
 )
+from lensmith.evaluation.matching import by_question, tell_near
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy, vqa
@@ -48,6 +48,7 @@ class VizWiz(Benchmark):
     """VizWiz (Gurari et al. 2018, arXiv 1802.08218): accuracy against ten human answers, and whether there is one."""
 
     spec: VizWizSpec
+    suffix = f"{UNANSWERABLE}\n{SHORT}"
     read = Reader({"upload": _upload}, tolerant=True, described="the upload [{image, answer}, …]")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -76,7 +77,7 @@ class VizWiz(Benchmark):
             row = rows[entry["image"]]
             reply = vqa(convert(row.text), curly=True)
             score = soft_accuracy(reply, [answer["answer"] for answer in entry["answers"]])
-            groups[entry.get("answer_type", "")].append(score)
+            groups[entry.get("answer_type") or ""].append(score)
             unanswerable.append((1 - int(entry.get("answerable", 1)), reply == "unanswerable"))
             samples.append(
                 SampleScore(
@@ -86,9 +87,10 @@ class VizWiz(Benchmark):
                     reply,
                     _reference(entry),
                     entry["question"],
-                    entry.get("answer_type", ""),
+                    entry.get("answer_type") or "",
                 )
             )
+        tell_near(samples, notes)
         scores = [sample.score or 0.0 for sample in samples]
         metrics: dict[str, Any] = {"accuracy": percent(scores)}
         if any(groups):
@@ -101,21 +103,21 @@ class VizWiz(Benchmark):
         predictions: Predictions, data: Path, images: Sequence[str], notes: list[str]
     ) -> dict[str, Prediction]:
         """Predictions by the picture's name; LLaVA's are by number, which its question file ties to a picture."""
-        given = last_of_each(predictions.rows, notes)
         if predictions.form == "upload":
-            return given
+            return by_question(predictions.rows, images, notes)
         lines = question_lines(data, *_LLAVA)
-        names = {line.value["question_id"]: line.value["image"] for line in lines} or dict(enumerate(images))
-        found = {names.get(identity, identity): row for identity, row in given.items()}
+        names: dict[Any, str] = {line.value["question_id"]: line.value["image"] for line in lines}
         shown = set(images)
-        if foreign := [name for name in found if name not in shown]:
-            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
-        return found
+        names = {i: name for i, name in names.items() if name in shown} if names else dict(enumerate(images))
+        names |= {name: name for name in images if name not in set(map(str, names))}
+        found = by_question(predictions.rows, names, notes)
+        return {names[identity]: row for identity, row in found.items()}
 
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """EvalAI's file: a normalised answer for each picture."""
         lines = question_lines(data, *_LLAVA)
         images = [x.value["image"] for x in lines] or [x["image"] for x in _annotations(data, scored=False)]
+        images = list(dict.fromkeys(images))
         rows = self._by_image(predictions, data, images, [])
         if missing := [image for image in images if image not in rows]:
             raise DataError(f"{len(missing)} pictures have no answer: {named(missing)}; the upload needs them all")
@@ -145,6 +147,8 @@ def _annotation(line: Line, keys: dict[str, Any]) -> dict[str, Any]:
     entry = require(line, keys, "an annotation")
     if "answers" in entry:
         human_answers(require(line, {"answers": list}, "an annotation"), line.place)
+    if not isinstance(entry.get("answer_type") or "", str):
+        raise DataError(f"{line.place}: 'answer_type' is {entry['answer_type']!r:.40}, not a name")
     if entry.get("answerable", 1) not in (0, 1, "0", "1"):
         raise DataError(f"{line.place}: 'answerable' is {entry['answerable']!r:.40}, which is 0 or 1 in VizWiz")
     return entry

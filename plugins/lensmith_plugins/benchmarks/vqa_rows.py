@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import Benchmark, DataError
-from lensmith.evaluation.files import PictureFolder, Reader, find, last_of_each, named, read_records, require
+from lensmith.evaluation.files import PictureFolder, Reader, find, named, read_records, require
+from lensmith.evaluation.matching import by_question, tell_near
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.answers import evalai, soft_accuracy, vqa
@@ -32,6 +33,12 @@ class VqaRows(Benchmark):
     """Rows `{id, image, question, answers}`; `image` may be a list or absent, `answer` may stand for one answer."""
 
     spec: VqaSpec
+
+    @property
+    def suffix(self) -> str:  # type: ignore[override]
+        """What the spec says."""
+        return self.spec.suffix
+
     read = Reader({"results": results}, described="a list [{question_id, answer}, …]")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -47,17 +54,12 @@ class VqaRows(Benchmark):
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
         """Percent; a question without an answer is wrong, unless the run was `partial`."""
         notes: list[str] = []
-        given = last_of_each(predictions.rows, notes)
         rows = rows_of(data)
-        known = {row["id"] for row in rows}
+        given = by_question(predictions.rows, [row["id"] for row in rows], notes)
         if predictions.partial:
             rows = [row for row in rows if row["id"] in given]
         if missing := [row["id"] for row in rows if row["id"] not in given]:
             notes.append(f"{len(missing)} questions without an answer, wrong: {named(missing)}")
-        if foreign := [identity for identity in given if identity not in known]:
-            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
-        if len(missing) == len(rows):
-            raise DataError(f"no prediction is for a question of the data (ids such as {named(list(given))})")
         normalise = _NORMALISE[self.spec.normalise]
         lists: dict[str, list[float]] = {"vqa_accuracy": [], "exact_match": [], "f1": []}
         categories: dict[str, list[float]] = defaultdict(list)
@@ -77,6 +79,7 @@ class VqaRows(Benchmark):
             samples.append(
                 SampleScore(row["id"], soft, text, reply, row["answers"][0], row["question"], row["category"])
             )
+        tell_near(samples, notes)
         metrics: dict[str, Any] = {name: _percent(values) for name, values in lists.items()}
         if any(categories):
             metrics["categories"] = {name: _percent(values) for name, values in sorted(categories.items()) if name}
@@ -110,9 +113,9 @@ def rows_of(data: Path) -> list[dict[str, Any]]:
             raise DataError(f"{line.place}: no `id`; a row is {{id, image, question, answers}}")
         if not isinstance(question, str) or not texts or not all(map(_is_text, texts)):
             raise DataError(f"{line.place}: row {identity!r} has no `question`, or no `answers` that are text")
-        if identity in seen:
-            raise DataError(f"{line.place}: the id {identity!r} comes a second time")
-        seen.add(identity)
+        if str(identity) in seen:
+            raise DataError(f"{line.place}: the id {identity!r} comes a second time; a number and its text are one id")
+        seen.add(str(identity))
         rows.append(
             {
                 "id": identity,

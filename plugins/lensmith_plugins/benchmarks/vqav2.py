@@ -16,11 +16,11 @@ from lensmith.evaluation.files import (
     find,
     find_all,
     keyed,
-    last_of_each,
     named,
     read_json,
     require,
 )
+from lensmith.evaluation.matching import by_question, tell_near
 from lensmith.evaluation.statistics import mean
 from lensmith.interfaces.benchmark import Item, Prediction, Predictions, SampleScore, Scores
 from lensmith_plugins.benchmarks.answers import evalai, flat, punctuation, vqa
@@ -49,6 +49,7 @@ class VqaV2(Benchmark):
     """VQAv2 (Goyal et al. 2017, arXiv 1612.00837): accuracy against ten human answers."""
 
     spec: VqaV2Spec
+    suffix = SHORT
     read = Reader({"results": results}, tolerant=True, described="the official result file [{question_id, answer}, …]")
 
     def items(self, data: Path, images: Path) -> list[Item]:
@@ -82,16 +83,20 @@ class VqaV2(Benchmark):
     def _references(data: Path) -> dict[Any, str]:
         files = find_all(data, *_ANNOTATIONS) if data.is_dir() else []
         annotations = _annotations(files[0]) if len(files) == 1 else []
-        return {entry["question_id"]: entry.get("multiple_choice_answer", "") for entry in annotations}
+        return {entry["question_id"]: str(entry.get("multiple_choice_answer") or "") for entry in annotations}
 
     def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
         """Percent, rounded to two decimals as in the official tool."""
         annotations = _annotations(find(data, "the annotations of VQAv2", *_ANNOTATIONS))
         notes: list[str] = [f"{place}: not JSON, passed over" for place in predictions.skipped]
-        given = last_of_each(predictions.rows, notes)
+        ids = [entry["question_id"] for entry in annotations]
+        if predictions.form == "results":
+            _whole(predictions.rows, ids)
+        given = by_question(predictions.rows, ids, notes)
         if predictions.partial:
             annotations = [entry for entry in annotations if entry["question_id"] in given]
-        replies = self._replies(predictions.form, given, [entry["question_id"] for entry in annotations], notes)
+            ids = [entry["question_id"] for entry in annotations]
+        replies = self._replies(predictions.form, given, ids, notes)
         samples = []
         groups: dict[str, dict[str, list[float]]] = {
             "answer_type": defaultdict(list),
@@ -109,11 +114,12 @@ class VqaV2(Benchmark):
                     score,
                     row.text if row else "",
                     read_as,
-                    entry.get("multiple_choice_answer", ""),
+                    str(entry.get("multiple_choice_answer") or ""),
                     without(row.prompt, SHORT) if row else "",
                     entry["question_type"],
                 )
             )
+        tell_near(samples, notes)
         all_scores = [sample.score or 0.0 for sample in samples]
         metrics: dict[str, Any] = {"accuracy": percent(all_scores)}
         for kind, lists in groups.items():
@@ -125,23 +131,9 @@ class VqaV2(Benchmark):
     def _replies(
         self, form: str, given: Mapping[Any, Prediction], ids: Sequence[Any], notes: list[str]
     ) -> dict[Any, str]:
-        """What is compared for every question.
-
-        Raises:
-            DataError: an official result file that does not hold exactly the annotated questions.
-        """
-        missing = [identity for identity in ids if identity not in given]
-        annotated = set(ids)
-        foreign = [identity for identity in given if identity not in annotated]
-        if form == "results" and (missing or foreign):
-            raise DataError(
-                f"a result file has every annotated question and no other: {len(missing)} are missing"
-                f" ({named(missing) or 'none'}), {len(foreign)} are not annotated ({named(foreign) or 'none'})"
-            )
-        if missing:
+        """What is compared for every question."""
+        if missing := [identity for identity in ids if identity not in given]:
             notes.append(f"{len(missing)} questions without an answer, scored as empty answers: {named(missing)}")
-        if foreign:
-            notes.append(f"{len(foreign)} answers to other questions, left out: {named(foreign)}")
         convert = evalai if form == "llava" and self.spec.upload == "llava" else str
         return {identity: convert(given[identity].text) if identity in given else "" for identity in ids}
 
@@ -149,14 +141,29 @@ class VqaV2(Benchmark):
         """EvalAI's file: an answer, normalised, for every question of the split; empty where there is none."""
         found = find_all(data, "v2_OpenEnded_mscoco_test2015_questions.json", *_QUESTIONS)
         if found:
-            ids = [question["question_id"] for question in read_json(found[0])["questions"]]
+            ids = _question_ids(found[0])
         else:
             lines = question_lines(data, "llava_vqav2_mscoco_test2015.jsonl", *_LLAVA)
-            ids = [line.value["question_id"] for line in lines] or [row.question_id for row in predictions.rows]
-        replies = self._replies("llava", last_of_each(predictions.rows, []), ids, [])
+            ids = [line.value["question_id"] for line in lines]
+            ids = ids or list({str(row.question_id): row.question_id for row in predictions.rows}.values())
+        replies = self._replies("llava", by_question(predictions.rows, ids, []), ids, [])
         path = folder / "vqav2_upload.json"
         path.write_text(json.dumps([{"question_id": i, "answer": replies[i]} for i in ids]), encoding="utf-8")
         return [path]
+
+
+def _whole(rows: Sequence[Prediction], ids: Sequence[Any]) -> None:
+    """Raises:
+    DataError: an official result file does not hold exactly the annotated questions.
+    """
+    told, annotated = {str(row.question_id) for row in rows}, set(map(str, ids))
+    missing = [identity for identity in ids if str(identity) not in told]
+    foreign = [row.question_id for row in rows if str(row.question_id) not in annotated]
+    if missing or foreign:
+        raise DataError(
+            f"a result file has every annotated question and no other: {len(missing)} are missing"
+            f" ({named(missing) or 'none'}), {len(foreign)} are not annotated ({named(foreign) or 'none'})"
+        )
 
 
 def percent(scores: Sequence[float]) -> float:
@@ -187,6 +194,14 @@ def accuracy(reply: str, records: Sequence[Mapping[str, Any]], revision: str) ->
     return (sum(scores) / len(scores) if scores else 0.0), reply
 
 
+def _question_ids(path: Path) -> list[Any]:
+    document = read_json(path)
+    keys = {"question_id": (int, str)}
+    questions = require(Line(document, str(path)), {"questions": list}, "a question file of VQAv2")["questions"]
+    lines = [Line(question, f"{path}, question {number}") for number, question in enumerate(questions, 1)]
+    return [require(line, keys, "a question of VQAv2")["question_id"] for line in lines]
+
+
 def _annotations(path: Path) -> list[dict[str, Any]]:
     document = read_json(path)
     records = document.get("annotations") if isinstance(document, dict) else None
@@ -201,8 +216,10 @@ def human_answers(entry: dict[str, Any], place: str) -> dict[str, Any]:
     """The annotation, whose `answers` are objects with `answer`.
 
     Raises:
-        DataError: one is not, as where they are written as mere texts.
+        DataError: one is not, as where they are written as mere texts, or there are none.
     """
+    if not entry["answers"]:
+        raise DataError(f"{place}: no human answers to compare with")
     for number, record in enumerate(entry["answers"], 1):
         if not (isinstance(record, dict) and isinstance(record.get("answer"), str)):  # the message is made on demand
             require(Line(record, f"{place}, answer {number}"), {"answer": str}, "an answer of an annotator")

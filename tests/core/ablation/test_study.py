@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lensmith.ablation.checking import require_runnable
 from lensmith.ablation.engine import ablate, overview, prepare, report
 from lensmith.ablation.results import estimate
 from lensmith.ablation.study import read_study
@@ -310,6 +311,53 @@ class TestSharing:
         assert second == pytest.approx(2 * first)
         assert first < (less[0] or 0) < second
 
+    def test_N5_every_variant_is_checked_as_one_spec_is(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        (tmp_path / "rows.jsonl").write_text("")
+        axes = {
+            "batch": {
+                "good": {f"{TUNE}.batch.size": 16},
+                "odd": {f"{TUNE}.batch.size": 16, f"{TUNE}.batch.micro": 5},
+                "long": {f"{TUNE}.data.max_length": 3},
+                "gone": {f"{TUNE}.data.sources": "gone.jsonl"},
+            }
+        }
+        file = study(axes=axes, benchmarks=[{**VQA, "data": "nowhere.jsonl"}, {**VQA, "label": "empty"}])
+        (tmp_path / "questions.jsonl").write_text('{"id": 1, "question": "which?"}\n')
+        with pytest.raises(SpecError) as refused:
+            ablate(file, tmp_path / "out")
+        told = [str(problem) for problem in refused.value.problems]
+        assert len(told) == 5
+        for wanted in (
+            "stages.tune.batch.micro: variant 'batch odd': 5 must divide",
+            "stages.tune.data.max_length: variant 'batch long': ",
+            f"stages.tune.data.sources.0.path: variant 'batch gone': {tmp_path / 'gone.jsonl'} does not exist",
+            f"benchmarks.vqa: {tmp_path / 'nowhere.jsonl'} does not exist",
+            "benchmarks.empty: ",
+        ):
+            assert any(line.startswith(wanted) for line in told), told
+        assert not (tmp_path / "out").exists()
+
+    def test_N5_mistakes_of_all_variants_are_told_together(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        axes = {f"{TUNE}.tuner": ["lora", {"name": "lora", "ranks": 4}, {"name": "lora", "rank": "many"}]}
+        with pytest.raises(SpecError) as refused:
+            prepare(study(axes=axes, set={f"{TUNE}.no_field": 1}), tmp_path / "out")
+        told = [str(problem) for problem in refused.value.problems]
+        assert any("all 3 variants: " in line and "no_field" in line for line in told), told
+        assert any("ranks" in line and "variant 'tuner lora ranks=4'" in line for line in told), told
+        assert any("variant 'tuner lora rank=many'" in line for line in told), told
+
+    def test_N5_rows_that_the_study_tells_of_may_come_later(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        file = study(set={"stages.align.data.sources": "gone.jsonl"}, rows={"gone.jsonl": 100})
+        (tmp_path / "rows.jsonl").write_text("")
+        prepared = prepare(file, tmp_path / "out")
+        require_runnable(prepared.study, prepared.variants, rows_may_come=True)
+        with pytest.raises(SpecError, match=r"gone\.jsonl does not exist"):
+            require_runnable(prepared.study, prepared.variants)
+
+    def test_N11_nothing_shared_is_not_told_as_shared(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        lines = list(overview(prepare(study(), tmp_path / "out")))
+        assert "2 stages to train; 0 are done" in lines
+
     def test_missing_rows(self, study: Callable[..., Path], tmp_path: Path) -> None:
         file = study(set={"stages.align.data.sources": "gone.jsonl"})
         assert "gone.jsonl" in list(overview(prepare(file, tmp_path / "out")))[-1]
@@ -335,6 +383,21 @@ def write_summary(
 
 
 class TestResults:
+    def test_N11_intervals_stay_within_the_scale(self) -> None:
+        wide = estimate([90.0, 10.0], limits=(0.0, 100.0))
+        assert (wide.low, wide.high) == (0, 100)
+        one = estimate([95.0], [(80.0, 110.0)], limits=(0.0, 100.0))
+        assert (one.low, one.high) == (80, 100)
+        assert estimate([90.0, 10.0]).high > 100
+
+    def test_N11_a_report_keeps_within_the_scale(self, study: Callable[..., Path], tmp_path: Path) -> None:
+        prepared = prepare(study(benchmarks=[VQA], seeds=[1, 2], findings=[]), tmp_path / "out")
+        scored(prepared, {"reference": [85.0, 2.0]})
+        report(prepared)
+        text = (tmp_path / "out" / "report" / "report.md").read_text()
+        assert "43.5 (0.0 to 100.0)" in text
+        assert "Published" not in text
+
     @pytest.mark.parametrize(
         ("high", "factor", "verdict"),
         [([60, 61, 62], 1.0, "agrees"), ([40, 41, 42], 1.0, "disagrees"), ([40, 60, 50], 1.0, "open"),

@@ -68,12 +68,13 @@ class ScriptedJudge:
     """A chat-completions endpoint on this machine.
 
     Attributes:
-        script: what it says to a request's messages; an integer is an HTTP status.
+        script: what it says to a request's messages, with its reason to finish where that is told; an integer is an
+            HTTP status, with its message where that is told.
         asked: the requests so far.
     """
 
     def __init__(self) -> None:
-        self.script: Callable[[dict[str, Any]], str | int] = lambda request: "8 9"
+        self.script: Callable[[dict[str, Any]], Any] = lambda request: "8 9"
         self.asked: list[dict[str, Any]] = []
         judge = self
 
@@ -82,9 +83,14 @@ class ScriptedJudge:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 judge.asked.append(request)
                 said = judge.script(request)
-                body: dict[str, Any] = {"error": {"message": "scripted"}}
+                said, more = said if isinstance(said, tuple) else (said, None)
+                body: dict[str, Any] = {"error": {"message": more or "scripted"}}
                 if isinstance(said, str):
-                    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+                    choice = {
+                        "index": 0,
+                        "finish_reason": more or "stop",
+                        "message": {"role": "assistant", "content": said},
+                    }
                     usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
                     body = {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"]}
                     body |= {"choices": [choice], "usage": usage}

@@ -123,7 +123,41 @@ def test_answers_of_another_run_are_not_mixed_in(
     assert "beams was 1 and is 3" in said
     code, _, said = lensmith(*command, "-o", "suffix=Be brief.")
     assert code == 2
-    assert "questions_sha256" in said
+    was = "Answer the question using a single word or phrase."
+    assert f"option suffix was {was!r} and is 'Be brief.', which changes what is asked" in said
+    assert "sha256" not in said
+    assert lensmith(*command, "-o", "normalise=none")[0] == 0  # how it is scored is no other run
+
+
+def test_N8_what_ends_the_questions_is_told_and_nothing_right_explained(
+    artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith, colours: list[list[Asked]]
+) -> None:
+    code, _, said = lensmith("eval", artifact, "-b", "vqa", "-d", questions, "-O", tmp_path / "out", *SHORT)
+    assert code == 0
+    assert "every question ends with 'Answer the question using a single word or phrase.'" in said
+    assert "`-o suffix=` asks without" in said
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text("".join(json.dumps({"question_id": f"q{n}", "text": "a long story"}) + "\n" for n in range(10)))
+    code, out, said = lensmith("score", "vqa", "-p", wrong, "-d", questions)
+    assert code == 0
+    assert "note: nothing is right: the reply to question q0 is 'a long story', and right is 'red'" in said
+    assert "-o suffix=" in said
+    assert "0.00 to 27.75" in out
+
+
+def test_E9_reasoning_of_a_model_is_no_part_of_its_answer(questions: Path, tmp_path: Path, lensmith: Lensmith) -> None:
+    rows = [json.loads(line) for line in (questions / "questions.jsonl").read_text().splitlines()]
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"question_id": row["id"], "text": f"<think>\nred or blue?\n</think>\n\n{row['answers'][0]}"})
+            + "\n"
+            for row in rows
+        )
+    )
+    code, out, _ = lensmith("score", "vqa", "-p", path, "-d", questions, "--json")
+    assert (code, json.loads(out)["score"]) == (0, 100)
+    assert "10 replies began with reasoning, left out" in json.loads(out)["notes"][0]
 
 
 def test_a_question_that_cannot_be_asked(artifact: Path, questions: Path, tmp_path: Path, lensmith: Lensmith) -> None:

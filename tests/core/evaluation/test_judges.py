@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from lensmith.evaluation.judge import CachedJudge, estimate
+from lensmith import LensmithError
+from lensmith.evaluation.endpoint import openai_judge
+from lensmith.evaluation.judge import CachedJudge, Reply, estimate
+from lensmith.evaluation.reasoning import without_reasoning
 from lensmith.interfaces.benchmark import JudgeRequest
 
 pytest.importorskip("openai")
@@ -180,3 +183,115 @@ def test_repeats_are_different_requests() -> None:
     one, two = (JudgeRequest(f"q/run {n}", "m", ({"role": "user", "content": "x"},), 0.0, 1) for n in (1, 2))
     assert judge([one, two, one]) == ["q/run 1", "q/run 2", "q/run 1"]
     assert sorted(set(asked)) == ["q/run 1", "q/run 2"]
+
+
+def one(key: str = "k", max_tokens: int = 3) -> JudgeRequest:
+    messages = ({"role": "system", "content": "Mark."}, {"role": "user", "content": "A | B | "})
+    return JudgeRequest(key, "judge-1", messages, 0.0, max_tokens)
+
+
+class TestE8:
+    def test_E8_an_empty_reply_is_asked_for_again_and_never_kept(self, tmp_path: Path) -> None:
+        cache = tmp_path / "judge.jsonl"
+        replies = ["", " \n", "0.5"]
+        found = CachedJudge(cache, lambda request: Reply(replies.pop(0)))([one()])
+        assert (found, replies) == (["0.5"], [])
+        assert [json.loads(line)["reply"] for line in cache.read_text().splitlines()] == ["0.5"]
+
+    def test_E8_where_it_stays_empty_the_next_run_asks(self, tmp_path: Path) -> None:
+        cache = tmp_path / "judge.jsonl"
+        assert CachedJudge(cache, lambda request: Reply(""))([one()]) == [""]
+        assert not cache.exists()
+        assert CachedJudge(cache, lambda request: Reply("1.0"))([one()]) == ["1.0"]
+
+    def test_E8_an_empty_reply_of_an_older_cache_is_asked_for_again(self, tmp_path: Path) -> None:
+        cache = tmp_path / "judge.jsonl"
+        CachedJudge(cache, lambda request: Reply("0.3"))([one()])
+        cache.write_text(cache.read_text().replace('"0.3"', '""'))
+        assert CachedJudge(cache, lambda request: Reply("0.9"))([one()]) == ["0.9"]
+
+
+class TestE9:
+    """Endpoints that refuse what the papers' judges took."""
+
+    def test_E9_max_completion_tokens_and_no_temperature(self, judge: Any) -> None:
+        def strict(request: dict[str, Any]) -> str | tuple[int, str]:
+            if "max_tokens" in request:
+                return 400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            if "temperature" in request:
+                return 400, "Unsupported value: 'temperature' does not support 0 with this model."
+            if request["messages"][0]["role"] == "system":
+                return 400, "Unsupported value: 'messages[0].role' does not support 'system' with this model."
+            return "1.0"
+
+        judge.script = strict
+        said: list[str] = []
+        ask = openai_judge(judge.url, say=said.append)
+        assert ask(one()).text == "1.0"
+        assert judge.asked[-1]["max_completion_tokens"] == 3
+        assert judge.asked[-1]["messages"][0]["content"] == "Mark.\n\nA | B | "
+        asked = len(judge.asked)
+        ask(one("other"))
+        assert len(judge.asked) == asked + 1  # what was learnt stays
+        assert said == ["the judge judge-1 takes no temperature of 0: asked with its own"]
+
+    def test_E9_a_judge_that_thinks_first_gets_room(self, judge: Any) -> None:
+        def thinks(request: dict[str, Any]) -> tuple[str, str]:
+            cut = request["max_tokens"] < 5000
+            return ("<think>\nLet me", "length") if cut else ("<think>\nLet me see.\n</think>\n\n0.8", "stop")
+
+        judge.script = thinks
+        said: list[str] = []
+        ask = openai_judge(judge.url, say=said.append)
+        assert ask(one()).text == "0.8"
+        assert [request["max_tokens"] for request in judge.asked] == [3, 4099, 16387]
+        assert ask(one("other")).text == "0.8"
+        assert len(judge.asked) == 4
+        assert "thinks first" in said[0]
+        judge.asked.clear()
+        assert openai_judge(judge.url, max_tokens=9000)(one()).text == "0.8"
+        assert [request["max_tokens"] for request in judge.asked] == [9000]
+
+    @pytest.mark.parametrize(
+        ("status", "message", "told"),
+        [
+            (
+                400,
+                "context too long",
+                "refuses the request (400): context too long; --judge-model, --judge-temperature",
+            ),
+            (401, "bad key", "does not take the key in OPENAI_API_KEY (401): bad key"),
+            (404, "no such model", "has no model judge-1, or no chat completions there (404)"),
+            (422, "temperature: extra\nfields", "refuses the request (422): temperature: extra fields"),
+        ],
+    )
+    def test_E9_refusals_say_what_to_change(self, status: int, message: str, told: str, judge: Any) -> None:
+        judge.script = lambda request: (status, message)
+        with pytest.raises(LensmithError) as refused:
+            openai_judge(judge.url, retries=0)(one())
+        assert told in str(refused.value)
+        assert str(refused.value).startswith("the judge judge-1 did not answer k: ")
+        assert "\n" not in str(refused.value)
+
+    def test_E9_an_endpoint_that_is_not_there(self) -> None:
+        with pytest.raises(LensmithError, match=r"http://127\.0\.0\.1:9/v1/ cannot be reached"):
+            openai_judge("http://127.0.0.1:9/v1", retries=0)(one())
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("8 9", "8 9"),
+        ("<think>\nwell\n</think>\n\n8 9", "8 9"),
+        ("<thinking>a</thinking>8 9", "8 9"),
+        ("well, hm\n</think>\n8 9", "8 9"),
+        ("[THINK]hm[/THINK]8 9", "8 9"),
+        ("<think></think>\n<think>more</think>\n8 9", "8 9"),
+        ("<think>\nand then", ""),
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>8 9<|return|>", "8 9"),
+        ("<|channel|>analysis<|message|>hm", ""),
+        ("The tag <think> begins it and </think> ends it.", "The tag <think> begins it and </think> ends it."),
+    ],
+)
+def test_E9_replies_without_their_reasoning(reply: str, answer: str) -> None:
+    assert without_reasoning(reply) == answer

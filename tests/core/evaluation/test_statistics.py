@@ -35,4 +35,25 @@ def test_units_stay_within_their_stratum() -> None:
 def test_what_is_not_defined_for_every_draw_has_no_interval() -> None:
     ratio = Quantity("ratio", [(1.0, 0.0), (1.0, 1.0)], lambda up, down: up / down)
     assert interval(ratio) is None
-    assert intervals([ratio, mean("one", [1.0]), mean("two", [1.0, 1.0])]) == {"two": [100.0, 100.0]}
+    assert intervals([ratio, mean("one", [1.0]), mean("marks", [7.0, 7.0], 1.0)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ([1.0] * 2, 34.24, 100),
+        ([1.0] * 10, 72.25, 100),
+        ([0.0] * 10, 0, 27.75),
+        ([0.0] * 1000, 0, 0.38),
+        ([0.5] * 10, 23.66, 76.34),
+    ],
+)
+def test_N8_no_interval_claims_certainty(values: list[float], low: float, high: float) -> None:
+    assert interval(mean("share", values)) == pytest.approx((low, high), abs=0.01)
+
+
+def test_N8_other_numbers_with_limits_are_no_points_either() -> None:
+    right = Quantity("total", [(1.0, 1.0)] * 20, lambda up, count: 2000 * up / count, limits=(0.0, 2000.0))
+    assert interval(right) == pytest.approx((2000 * 20 / (20 + 1.96**2), 2000), abs=1)
+    wide = Quantity("total", [(0.0, 1.0), (1.0, 1.0)], lambda up, count: 300 * up / count - 100, limits=(0.0, 100.0))
+    assert interval(wide) == (0, 100)
