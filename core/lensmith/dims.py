@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from lensmith.errors import LensmithError
 from lensmith.interfaces.shapes import ConnectorShape, LanguageShape, Parameters, TileLayout, VisionShape
-from lensmith.interfaces.specs import IncompatibleParts
-from lensmith.parts import implementation
-from lensmith_registry import Kind
+from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
+from lensmith.parts import asked, implementation
+from lensmith_registry import Kind, PartSpec
 
 if TYPE_CHECKING:
     from lensmith.spec.run import ModelSpec
@@ -38,12 +40,16 @@ class Dimensions:
             IncompatibleParts: the splitter cannot work with encoder or connector; names all three.
         """
         with self._named():
-            return self.spec.image_splitter.layout((height, width), self.encoder, self.connector)
+            splitter = self.spec.image_splitter
+            call = partial(splitter.layout, (height, width), self.encoder, self.connector)
+            return _required(Kind.IMAGE_SPLITTER, splitter, "layout()", TileLayout, call)
 
     def largest(self) -> TileLayout:
         """The layout of a picture that takes as many positions as any can. Raises as `layout`."""
         with self._named():
-            return self.spec.image_splitter.largest(self.encoder, self.connector)
+            splitter = self.spec.image_splitter
+            call = partial(splitter.largest, self.encoder, self.connector)
+            return _required(Kind.IMAGE_SPLITTER, splitter, "largest()", TileLayout, call)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -79,12 +85,37 @@ def join(model: ModelSpec, *, encoder: VisionShape | None = None, language: Lang
         ValueError, OSError: a config that cannot work or be read.
         IncompatibleParts: two parts that do not fit.
     """
-    if encoder is None:
-        encoder = model.vision_encoder.shape()
-    if encoder is None:
-        encoder = implementation(Kind.VISION_ENCODER, model.vision_encoder).measure(model.vision_encoder)
-    if language is None:
-        language = model.language_model.shape()
-    if language is None:
-        language = implementation(Kind.LANGUAGE_MODEL, model.language_model).measure(model.language_model)
-    return Dimensions(model, encoder, model.connector.shape(encoder, language.width), language)
+    encoder = encoder or shape_of(Kind.VISION_ENCODER, model.vision_encoder)
+    language = language or shape_of(Kind.LANGUAGE_MODEL, model.language_model)
+    assert isinstance(encoder, VisionShape)
+    assert isinstance(language, LanguageShape)
+    call = partial(model.connector.shape, encoder, language.width)
+    connector = _required(Kind.CONNECTOR, model.connector, "shape()", ConnectorShape, call)
+    return Dimensions(model, encoder, connector, language)
+
+
+def shape_of(
+    kind: Kind, part: VisionEncoderSpec | LanguageModelSpec, *, measure: bool = True
+) -> VisionShape | LanguageShape | None:
+    """The shape of an encoder or a language model.
+
+    Args:
+        kind, part: which.
+        measure: build a part without closed forms on the meta device (imports torch); else it has no shape here.
+
+    Raises:
+        ValueError, OSError: a config that cannot work or be read.
+        LensmithError: the part's own code is at fault; names its package.
+    """
+    expected = VisionShape if kind == Kind.VISION_ENCODER else LanguageShape
+    shape: VisionShape | LanguageShape | None = asked(kind, part, "shape()", expected, part.shape)
+    if shape is None and measure:
+        shape = _required(kind, part, "measure()", expected, lambda: implementation(kind, part).measure(part))
+    return shape
+
+
+def _required(kind: Kind, part: PartSpec, method: str, expected: type, call: Callable[[], Any]) -> Any:
+    answer = asked(kind, part, method, expected, call)
+    if answer is None:
+        raise LensmithError(f"{kind} {getattr(part, 'name', type(part).__name__)!r}: {method} returned None")
+    return answer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.artifacts import Manifest, changed_sources
+from lensmith.artifacts import MANIFEST, Manifest, changed_sources
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError, LensmithError, SpecError
 from lensmith.files import names, verify
@@ -15,7 +16,9 @@ from lensmith.spec.build import installed, part_class
 from lensmith.spec.compose import apply_override
 from lensmith.spec.run import ModelSpec
 from lensmith.tensors import misfits, shapes_of
-from lensmith_registry import Kind
+from lensmith_registry import Kind, Registry, RegistryError
+from lensmith_registry.installed import SEPARATOR
+from lensmith_registry.switches import DISABLE
 
 if TYPE_CHECKING:
     import torch
@@ -210,20 +213,57 @@ def _check_sources(manifest: Manifest, overrides: Sequence[str]) -> None:
 
 
 def _require_plugins(manifest: Manifest) -> None:
-    registry = installed()
-    absent = []
+    if absent := _absent(manifest):
+        raise ArtifactError(f"{manifest.folder}: {'; '.join(absent)}")
+
+
+def absent_parts(run: Path) -> list[str]:
+    """Parts that the artifacts and checkpoints of a run were made with and that are not here: why, and what to do."""
+    found: list[str] = []
+    for place in sorted({*run.glob(f"*/{MANIFEST}"), *run.glob(f"checkpoints/*/*/{MANIFEST}")}):
+        with suppress(ArtifactError):  # one that cannot be read says nothing of parts
+            found += _absent(Manifest.read(place.parent))
+    return list(dict.fromkeys(found))
+
+
+def _absent(manifest: Manifest) -> list[str]:
     needed = list(manifest.data["plugins"].items())
     for _, whole in tuple(needed):
         needed += [(part["kind"], part) for part in whole.get("parts", {}).values()]
-    for kind, part in needed:
-        if part["name"] not in registry.names(kind):
-            absent.append(
-                f"{kind} {part['name']!r} is not installed; it came from {part['distribution']} {part['version']}:"
-                f" pip install {part['distribution']}=={part['version']}"
+    registry = installed()
+    return list(
+        dict.fromkeys(
+            _absence(registry, kind, part) for kind, part in needed if part["name"] not in registry.names(kind)
+        )
+    )
+
+
+def _absence(registry: Registry, kind: str, part: Mapping[str, Any]) -> str:
+    """Why a part that an artifact needs is not here, and what to do."""
+    name, distribution, version = part["name"], part["distribution"], part["version"]
+    origin = f"{kind} {name!r} of {distribution} {version}"
+    with suppress(RegistryError):  # installed, and another distribution has since claimed the name too
+        registry.get(kind, f"{distribution}{SEPARATOR}{name}")
+        return f"{origin} is there, but so is another {kind} {name!r}; uninstall the other one"
+    for plugin in registry.plugins:
+        if plugin.distribution != distribution:
+            continue
+        if plugin.disabled:
+            return (
+                f"{origin} is installed, but its plugin {plugin.name!r} is disabled; take it out of the environment"
+                f" variable {DISABLE}"
             )
-    failed = [f"{p.distribution} {p.version} failed: {p.error}" for p in registry.failures]
-    if absent:
-        raise ArtifactError("; ".join([f"{manifest.folder}: {absent[0]}", *absent[1:], *failed]))
+        if plugin.error:
+            return f"{origin} is installed, but {distribution} {plugin.version} failed: {plugin.error}"
+        if not any(c.kind == kind and c.name == name for c in plugin.components):
+            return (
+                f"{origin} is not in the installed {distribution} {plugin.version}:"
+                f" pip install {distribution}=={version}"
+            )
+    return (
+        f"{kind} {name!r} is not installed; it came from {distribution} {version}:"
+        f" pip install {distribution}=={version}"
+    )
 
 
 def _moved(manifest: Manifest) -> str:

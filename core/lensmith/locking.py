@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.files import sha256, write_text
-from lensmith.io.json import parse_json
+from lensmith.io.json import JsonError, decode_text, parse_json, read_bytes
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith.spec.build import dump, load_spec
 from lensmith.spec.run import RunSpec
@@ -88,11 +88,13 @@ def read_lock(spec: Path) -> _Lock:
     """
     path = lock_file(spec)
     again = f"write it with `lensmith lock {spec}`"
+    if not path.exists():
+        raise SpecError([Problem("", f"{path} does not exist; {again}")])
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError([Problem("", f"{path} does not exist; {again}")]) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        data = yaml.safe_load(decode_text(read_bytes(path), str(path)))
+    except JsonError as error:
+        raise SpecError([Problem("", f"{error}; {again}")]) from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise SpecError([Problem("", f"{path} cannot be read ({type(error).__name__}); {again}")]) from error
     if not isinstance(data, dict) or data.get("lock") != FORMAT:
         found = data.get("lock") if isinstance(data, dict) else None

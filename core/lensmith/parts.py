@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from lensmith.errors import LensmithError
 from lensmith.spec.build import BASES, installed
-from lensmith_registry import Component, Kind, PartSpec, RegistryError
+from lensmith_registry import Component, Kind, PartSpec, RegistryError, isolated
 
 if TYPE_CHECKING:
     from lensmith.interfaces import Conversation, LanguageModel, Tokenizer
@@ -32,6 +32,40 @@ def component_of(kind: Kind, spec: PartSpec) -> Component:
         return registry.get(kind, name)
     except RegistryError as error:
         raise LensmithError(str(error)) from error
+
+
+def asked(kind: Kind, spec: PartSpec, method: str, expected: type, call: Callable[[], Any]) -> Any:
+    """What a part's own code answers; a fault of that code is told with the package that it came from.
+
+    Args:
+        kind, spec: of the part.
+        method: that `call` calls, for messages.
+        expected: type that the answer must have; None is left to the caller.
+
+    Raises:
+        ValueError, OSError, LensmithError: what the part says of its input.
+        LensmithError: its code raised anything else, ended the process, or answered something of another type.
+    """
+    with isolated() as watch:
+        try:
+            answer = call()
+        except (ValueError, OSError, LensmithError, RegistryError):
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and watch.interrupted:
+                raise
+            raise LensmithError(f"{_origin(kind, spec)} failed in {method}: {type(error).__name__}: {error}") from error
+    if answer is not None and not isinstance(answer, expected):
+        raise LensmithError(
+            f"{_origin(kind, spec)}: {method} returned {type(answer).__name__}, not {expected.__name__};"
+            " that is a fault of the package"
+        )
+    return answer
+
+
+def _origin(kind: Kind, spec: PartSpec) -> str:
+    component = component_of(kind, spec)
+    return f"{component} of {component.distribution} {component.version}".rstrip()
 
 
 def nested_parts(spec: PartSpec) -> Iterator[tuple[str, Kind, PartSpec]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.errors import DataError, LensmithError
 from lensmith.files import save_figure
-from lensmith.io.json import parse_json
+from lensmith.io.json import decode_text, parse_json, read_bytes
 from lensmith.training.progress import Smoothed
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def plot(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
 
 def _entries(file: Path) -> list[dict[str, Any]]:
     entries = []
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is being written
+    lines = decode_text(read_bytes(file), str(file)).split("\n")[:-1]  # what follows the last newline is being written
     for number, line in enumerate(lines, 1):
         try:
             entry = parse_json(line, str(file), line=number)

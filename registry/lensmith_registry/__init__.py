@@ -2,7 +2,7 @@
 
 from lensmith_registry.component import Component, Kind, PartSpec
 from lensmith_registry.described import Described
-from lensmith_registry.discovery import Plugin, Registry, discover, register
+from lensmith_registry.discovery import discover, register
 from lensmith_registry.errors import (
     BrokenPluginError,
     DuplicateComponentError,
@@ -10,6 +10,8 @@ from lensmith_registry.errors import (
     UnknownComponentError,
 )
 from lensmith_registry.hooks import API_VERSION, hookimpl, hookspec
+from lensmith_registry.installed import Plugin, Registry
+from lensmith_registry.isolation import Watch, isolated
 
 __all__ = [
     "API_VERSION",
@@ -23,8 +25,10 @@ __all__ = [
     "Registry",
     "RegistryError",
     "UnknownComponentError",
+    "Watch",
     "discover",
     "hookimpl",
     "hookspec",
+    "isolated",
     "register",
 ]

@@ -15,6 +15,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 
 from lensmith_registry.described import Described
 from lensmith_registry.errors import BrokenPluginError, RegistryError
+from lensmith_registry.isolation import isolated
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
 _IMPLEMENTATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
@@ -208,14 +209,15 @@ class Component:
     def _import(self, address: str) -> Any:
         module_name, attribute = address.split(":")
         origin = f"{self} of {self.distribution or 'an unnamed package'} {self.version}".rstrip()
-        try:
-            module = importlib.import_module(module_name)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            raise BrokenPluginError(
-                f"{origin} cannot be imported ({address}): {type(error).__name__}: {error}"
-            ) from error
+        with isolated() as watch:
+            try:
+                module = importlib.import_module(module_name)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and watch.interrupted:
+                    raise
+                raise BrokenPluginError(
+                    f"{origin} cannot be imported ({address}): {type(error).__name__}: {error}"
+                ) from error
         if not hasattr(module, attribute):
             raise BrokenPluginError(f"{origin}: module {module_name} has no {attribute!r}")
         return getattr(module, attribute)

@@ -4,145 +4,23 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import traceback
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from lensmith_registry import hooks
-from lensmith_registry.component import Component, Kind, PartSpec
+from lensmith_registry.component import Component
 from lensmith_registry.entry_points import installed_entry_points
-from lensmith_registry.errors import DuplicateComponentError, RegistryError, UnknownComponentError
-from lensmith_registry.remedies import remedy
-from lensmith_registry.switches import DISABLE, disabled_names, hook_manager
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One entry point of the group `lensmith`, working or not."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    error: str = ""
-    """Why it could not be used; empty for a working plugin."""
-    details: str = ""
-    """The traceback behind `error`, where there is one."""
-    remedy: str = ""
-    """What the user of a failing plugin can do."""
-    components: tuple[Component, ...] = ()
-    recipes: tuple[Path, ...] = ()
-    disabled: bool = False
-    """Whether `LENSMITH_DISABLE_PLUGINS` left it out; then it was not imported."""
-
-
-@dataclass
-class Registry:
-    """All parts that are installed, by kind and exact name."""
-
-    plugins: list[Plugin] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._components: dict[tuple[Kind, str], list[Component]] = {}
-        for plugin in self.plugins:
-            for component in plugin.components:
-                self._components.setdefault((component.kind, component.name), []).append(component)
-        self._usable: dict[Kind, list[Component]] = {kind: [] for kind in Kind}
-        for (kind, _), claims in sorted(self._components.items(), key=lambda item: item[0][1]):
-            if len(claims) == 1:
-                self._usable[kind].append(claims[0])
-
-    @property
-    def failures(self) -> list[Plugin]:
-        """Plugins that could not be used."""
-        return [plugin for plugin in self.plugins if plugin.error]
-
-    def imported(self) -> Registry:
-        """The same with every spec class imported: a plugin that names one that is not there has failed."""
-        return Registry([_with_specs(plugin) for plugin in self.plugins])
-
-    def choices(self, kind: Kind | str, base: type[PartSpec], named: Container[str] | None = None) -> list[Component]:
-        """The components of a kind whose spec derives from a base.
-
-        Args:
-            kind: of all of them.
-            base: what their specs must derive from.
-            named: names that are asked for; the others are taken at their word, so that their specs need not be
-                imported. By default all are looked at, and those without a spec that can be imported left out.
-        """
-        return [c for c in self.components(kind) if _derives(c, base, named)]
-
-    def components(self, kind: Kind | str | None = None) -> Iterator[Component]:
-        """Every usable component, sorted by kind and name; those claimed twice are left out."""
-        for wanted in (Kind(kind),) if kind is not None else Kind:
-            yield from self._usable[wanted]
-
-    def of_spec(self, spec: type[PartSpec], kind: Kind | str | None = None) -> list[Component]:
-        """The components of a spec class, e.g. of a part that was made in Python."""
-        return [c for c in self.components(kind) if _spec_or_none(c) is spec]
-
-    def conflicts(self) -> list[str]:
-        """One message for each kind and name that two plugins claim."""
-        return [self._conflict(claims) for claims in self._components.values() if len(claims) > 1]
-
-    def names(self, kind: Kind | str) -> list[str]:
-        """The exact names of one kind."""
-        return [component.name for component in self.components(kind)]
-
-    def get(self, kind: Kind | str, name: str) -> Component:
-        """The component of that kind and exact name.
-
-        Raises:
-            DuplicateComponentError: two distributions claim it; both are named.
-            UnknownComponentError: nobody offers it; close matches, all names of the kind and broken plugins are told.
-        """
-        kind = Kind(kind)
-        claims = self._components.get((kind, name), [])
-        if len(claims) == 1:
-            return claims[0]
-        if claims:
-            raise DuplicateComponentError(self._conflict(claims))
-        raise UnknownComponentError(self.unknown(kind, name))
-
-    def unknown(self, kind: Kind | str, name: str) -> str:
-        """The message for a name that is not there."""
-        kind = Kind(kind)
-        names = self.names(kind)
-        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-        text = f"no {kind} is called {name!r}."
-        if close:
-            text += f" Did you mean {' or '.join(repr(c) for c in close)}?"
-        text += f" Installed: {', '.join(names) or 'none'}."
-        elsewhere = sorted({k.value for (k, n) in self._components if n == name and k != kind})
-        if elsewhere:
-            text += f" ({name!r} is the name of a {' and a '.join(elsewhere)}.)"
-        for plugin in self.failures:
-            text += (
-                f" Package {plugin.distribution} {plugin.version} may provide it but failed: {plugin.error}"
-                " (see `lensmith plugins`)."
-            )
-        for plugin in self.plugins:
-            if plugin.disabled:
-                text += (
-                    f" Plugin {plugin.name!r} of {plugin.distribution} {plugin.version} may provide it but is disabled;"
-                    f" take it out of the environment variable {DISABLE} to use it."
-                )
-        return text
-
-    def recipes(self) -> list[Path]:
-        """Folders of recipes, ours and strangers'."""
-        return [folder for plugin in self.plugins for folder in plugin.recipes]
-
-    @staticmethod
-    def _conflict(claims: list[Component]) -> str:
-        owners = sorted({f"{c.distribution} {c.version}" for c in claims})
-        if len(owners) == 1:
-            return f"{claims[0]} is offered {len(claims)} times by {owners[0]}; that package must rename all but one."
-        return f"{claims[0]} is offered by {' and '.join(owners)}; uninstall all but one of them."
+from lensmith_registry.errors import RegistryError
+from lensmith_registry.installed import Plugin, Registry
+from lensmith_registry.isolation import isolated
+from lensmith_registry.remedies import failure_report
+from lensmith_registry.switches import disabled_names, hook_manager, trace
 
 
 def discover(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> Registry:
@@ -258,42 +136,30 @@ def _offered(hook: pluggy.HookCaller, what: str) -> Iterator[Any]:
 
 
 def _load(entry_point: importlib.metadata.EntryPoint, distribution: str, version: str) -> Plugin:
-    try:
-        return register(entry_point.name, entry_point.load(), distribution, version)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # a plugin may even call sys.exit() while it is imported
-        message = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
-        told = remedy(error, entry_point.name, distribution)
-        return Plugin(
-            entry_point.name, distribution, version, entry_point.value, message, "".join(traceback.format_exc()), told
-        )
+    name = entry_point.name
+    began, before = time.perf_counter(), _heavy()
+    with isolated() as watch:
+        try:
+            if not entry_point.pattern.match(entry_point.value):
+                raise RegistryError(
+                    f"entry_points.txt of {distribution} says {entry_point.value!r}, which names no module; a line must"
+                    f" read `{entry_point.name.split()[0]} = package.module`"
+                )
+            plugin = register(name, entry_point.load(), distribution, version)
+        except BaseException as error:  # a plugin may even call sys.exit() or raise KeyboardInterrupt
+            if isinstance(error, KeyboardInterrupt) and watch.interrupted:
+                raise
+            report = failure_report(error, name, distribution)
+            plugin = Plugin(name, distribution, version, entry_point.value, **report)
+    took = time.perf_counter() - began
+    trace(f"import {entry_point.value} of plugin {name} ({distribution} {version}): {1000 * took:.1f} ms")
+    return replace(plugin, seconds=took, heavy=tuple(sorted(_heavy() - before)))
+
+
+def _heavy() -> set[str]:
+    """Large packages that are imported."""
+    return {"torch", "transformers", "tensorflow", "jax", "deepspeed"} & sys.modules.keys()
 
 
 def _module_name(module: Any) -> str:
     return str(getattr(module, "__name__", type(module).__name__))
-
-
-def _derives(component: Component, base: type[PartSpec], named: Container[str] | None) -> bool:
-    if named is not None:
-        return component.name not in named or issubclass(component.spec, base)
-    spec = _spec_or_none(component)
-    return spec is not None and issubclass(spec, base)
-
-
-def _spec_or_none(component: Component) -> type[PartSpec] | None:
-    try:
-        return component.spec
-    except RegistryError:  # told by `lensmith plugins`, and to whoever names the part
-        return None
-
-
-def _with_specs(plugin: Plugin) -> Plugin:
-    for component in plugin.components:
-        try:
-            _ = component.spec
-        except RegistryError as error:
-            details = "".join(traceback.format_exception(error))
-            told = remedy(error, plugin.name, plugin.distribution)
-            return replace(plugin, components=(), error=str(error), details=details, remedy=told)
-    return plugin

@@ -24,8 +24,23 @@ def installed_entry_points(group: str) -> Iterator[tuple[importlib.metadata.Entr
         if name and (key in seen or _hidden(distribution, name)):
             continue
         seen.add(key)
-        for entry_point in distribution.entry_points.select(group=group):
+        for entry_point in _of_group(distribution, group):
             yield entry_point, name or "an unknown package", version
+
+
+def _of_group(distribution: importlib.metadata.Distribution, group: str) -> list[importlib.metadata.EntryPoint]:
+    """The entry points of one group; a malformed line is one whose value nothing can be imported from."""
+    try:
+        return list(distribution.entry_points.select(group=group))
+    except Exception:  # what the library raises for a malformed line differs from one Python to the next
+        found, inside = [], False
+        for line in map(str.strip, _text(distribution, "entry_points.txt").splitlines()):
+            if line.startswith("["):
+                inside = line == f"[{group}]"
+            elif inside and line and not line.startswith(("#", ";")):
+                name, _, value = line.partition("=")
+                found.append(importlib.metadata.EntryPoint(name.strip() or line, value.strip() or line, group))
+        return found
 
 
 def name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:

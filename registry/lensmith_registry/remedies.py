@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from lensmith_registry.errors import RegistryError
 from lensmith_registry.switches import DISABLE
 
@@ -23,3 +25,10 @@ def remedy(error: BaseException, plugin: str, distribution: str) -> str:
         f"{first}; if none works, send its authors this report. To go on without it: `pip uninstall {distribution}`,"
         f" or {DISABLE}={plugin} in the environment."
     )
+
+
+def failure_report(error: BaseException, plugin: str, distribution: str) -> dict[str, str]:
+    """What `Plugin` says of one that failed: `error`, `details` (the traceback) and `remedy`."""
+    message = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
+    details = "".join(traceback.format_exception(error))
+    return {"error": message, "details": details, "remedy": remedy(error, plugin, distribution)}

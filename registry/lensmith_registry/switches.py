@@ -46,6 +46,16 @@ def disabled_names(plugins: Sequence[tuple[str, str]]) -> set[str]:
     return asked
 
 
+def trace(line: str) -> None:
+    """Print a line on standard error where `LENSMITH_TRACE_PLUGINS` asks for it."""
+    if _traced():
+        print(line, file=sys.stderr)
+
+
+def _traced() -> bool:
+    return os.environ.get(TRACE, "0") not in ("", "0")
+
+
 @contextmanager
 def hook_manager(owner: str) -> Iterator[pluggy.PluginManager]:
     """A manager that knows our hooks, for one plugin; watched where `LENSMITH_TRACE_PLUGINS` says so.
@@ -54,8 +64,7 @@ def hook_manager(owner: str) -> Iterator[pluggy.PluginManager]:
         owner: distribution and version of the plugin, for what is printed.
     """
     manager = _spare.pop() if _spare else _new_manager()
-    watched = os.environ.get(TRACE, "0") not in ("", "0")
-    unwatch = _watch(manager, owner) if watched else None
+    unwatch = _watch(manager, owner) if _traced() else None
     try:
         yield manager
         for plugin in manager.get_plugins():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,27 @@ def test_an_implementation_that_ends_the_program_does_not(install: Callable[...,
         record(implementation="records_exit:C", distribution="theirs").load()
 
 
-def test_an_interrupt_is_never_held_back(install: Callable[..., Path]) -> None:
-    install("records_interrupt", "raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        record(implementation="records_interrupt:C").load()
+CTRL_C = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(10)"
+
+
+def test_the_user_s_interrupt_is_never_held_back(install: Callable[..., Path]) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
+    try:
+        install("records_interrupt", CTRL_C)
+        with pytest.raises(KeyboardInterrupt):
+            record(implementation="records_interrupt:C").load()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_A18_an_interrupt_of_the_package_s_own_is_its_failure(install: Callable[..., Path]) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        install("records_raises", "raise KeyboardInterrupt")
+        with pytest.raises(BrokenPluginError, match="KeyboardInterrupt"):
+            record(implementation="records_raises:C", distribution="theirs").load()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_spec_with_an_annotation_that_is_not_there_is_refused(install: Callable[..., Path]) -> None:

@@ -163,7 +163,9 @@ def test_list_shows_the_good_one_with_its_provenance_and_warns_of_the_rest(lensm
     assert (gated["distribution"], gated["version"]) == ("gated-connector", "1.2")
     assert gated["summary"] == "a linear layer with a gate"
     assert ("connector", "mlp") in parts
-    for lost in ("linear", "misspelt", "future"):
+    assert parts["connector", "linear"]["distribution"] == "lensmith"
+    assert parts["connector", "linear-again:linear"]["distribution"] == "linear-again"
+    for lost in ("misspelt", "future"):
         assert ("connector", lost) not in parts
     warnings = done.stderr.splitlines()
     assert len(warnings) == 4
@@ -196,8 +198,8 @@ def test_plugins_tells_what_failed_and_why(lensmith: Cli) -> None:
 def test_plugins_for_people_names_the_conflict(lensmith: Cli) -> None:
     done = lensmith("plugins")
     assert done.returncode == 0
-    assert "conflict: connector 'linear' is offered by lensmith " in done.stdout
-    assert "and linear-again 3.0; uninstall all but one of them." in done.stdout
+    assert "conflict: connector 'linear' is the built-in part; the one of linear-again 3.0 is named" in done.stdout
+    assert "'linear-again:linear'" in done.stdout
     failed = [line.split()[0] for line in done.stdout.splitlines() if "FAILED" in line]
     assert sorted(failed) == ["from_the_future", "misspelt_hook", "needs_much"]
 
@@ -231,11 +233,17 @@ def test_a_spec_that_names_a_broken_one_says_which_package_failed(lensmith: Cli,
     assert "Traceback" not in done.stderr
 
 
-def test_a_spec_that_names_the_one_claimed_twice_names_both(lensmith: Cli, gated_file: Path) -> None:
+def test_N4_a_spec_that_names_a_built_in_part_gets_it(lensmith: Cli, gated_file: Path) -> None:
     done = lensmith("check", gated_file, "model.connector=linear")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = lensmith("check", gated_file, "model.connector=lensmith:linear")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = lensmith("check", gated_file, "model.connector=linear-again:linear")
     assert done.returncode == 2
-    assert "'linear' is offered by lensmith " in done.stderr
-    assert "linear-again 3.0" in done.stderr
+    assert "connector 'linear-again:linear' of linear-again 3.0 failed in shape()" in done.stderr
+    done = lensmith("check", gated_file, "model.connector=nobody:linear")
+    assert done.returncode == 2
+    assert "no connector is called 'nobody:linear'" in done.stderr
 
 
 def test_the_strangers_part_is_built_from_the_spec(packages: Path, gated_file: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from lensmith.catalog import example, field_rows, page, summary
 from lensmith.cli.output import print_json, print_table
-from lensmith_registry import Kind, Plugin, Registry, discover
+from lensmith_registry import DuplicateComponentError, Kind, Plugin, Registry, discover
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", "-k", help="Only parts of this kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -39,6 +39,9 @@ def list_parts(kind: KindOption = None, as_json: JsonOption = False) -> None:
         print_table(("KIND", "NAME", "SUMMARY", "FROM"), rows)
     for conflict in registry.conflicts():
         print(f"warning: {conflict}", file=sys.stderr)
+    for plugin in registry.plugins:
+        if plugin.slow:
+            print(f"warning: {plugin.slow}", file=sys.stderr)
     for plugin in registry.failures:
         print(
             f"warning: {plugin.distribution} {plugin.version} failed: {plugin.error} (see `lensmith plugins`)",
@@ -104,6 +107,8 @@ def plugins(as_json: JsonOption = False) -> None:
                     "module": p.module,
                     "components": [str(c) for c in p.components],
                     "disabled": p.disabled,
+                    "seconds": round(p.seconds, 4),
+                    "imports": list(p.heavy),
                     "error": p.error or None,
                     "remedy": p.remedy or None,
                     "details": p.details or None,
@@ -113,12 +118,21 @@ def plugins(as_json: JsonOption = False) -> None:
         )
         return
     rows = [
-        (p.name, f"{p.distribution} {p.version}", _state(p, registry), str(len(p.components))) for p in registry.plugins
+        (
+            p.name,
+            f"{p.distribution} {p.version}",
+            _state(p, registry),
+            str(len(p.components)),
+            f"{1000 * p.seconds:.0f} ms",
+        )
+        for p in registry.plugins
     ]
-    print_table(("PLUGIN", "FROM", "STATE", "PARTS"), rows)
+    print_table(("PLUGIN", "FROM", "STATE", "PARTS", "IMPORT"), rows)
     for conflict in registry.conflicts():
         print(f"\nconflict: {conflict}")
-        print("What to do: uninstall the other package, or name its plugin, as above, in LENSMITH_DISABLE_PLUGINS.")
+    for plugin in registry.plugins:
+        if plugin.slow:
+            print(f"\nslow: {plugin.slow}")
     for plugin in registry.failures:
         print(f"\n{plugin.name} of {plugin.distribution} {plugin.version} failed: {plugin.error}")
         print(f"What to do: {plugin.remedy}\n\n{plugin.details.rstrip()}")
@@ -127,8 +141,12 @@ def plugins(as_json: JsonOption = False) -> None:
 def _state(plugin: Plugin, registry: Registry) -> str:
     if plugin.error:
         return "FAILED"
-    usable = set(registry.components())
-    return "disabled" if plugin.disabled else "ok" if usable.issuperset(plugin.components) else "conflict"
+    if plugin.disabled:
+        return "disabled"
+    try:
+        return "ok" if all(registry.placed(c).name == c.name for c in plugin.components) else "renamed"
+    except DuplicateComponentError:
+        return "conflict"
 
 
 def docs(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lensmith.cli.specs import LockedOption, OverridesArgument, SpecArgument
+from lensmith.errors import Problem, SpecError
 
 
 def train(
@@ -33,7 +34,10 @@ def train(
         from lensmith.locking import require_locked
 
         require_locked(spec, overrides or ())
-    loaded = loaded_for(spec, overrides or (), stage, max_steps)
+    try:
+        loaded = loaded_for(spec, overrides or (), stage, max_steps)
+    except SpecError as error:
+        raise (_with_absent_parts(error, output) if resume and output is not None else error) from None
     folder = output_folder(loaded, spec, output)
     if dry:
         from lensmith.training.dry_run import dry_run, hosts_world
@@ -56,3 +60,12 @@ def train(
     if distributed.rank() == 0:
         for artifact in artifacts:
             print(artifact)
+
+
+def _with_absent_parts(error: SpecError, run: Path) -> SpecError:
+    """The same mistakes, and what the run that is to be resumed was made with and is not here any more."""
+    from lensmith.loading import absent_parts
+
+    return SpecError(
+        [*error.problems, *(Problem("", f"{run} was made with what is not here: {part}") for part in absent_parts(run))]
+    )

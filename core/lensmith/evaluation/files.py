@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -184,7 +185,7 @@ def read_table(path: Path, delimiter: str = "\t") -> list[Line]:
         DataError: a row with more cells than the header, by line.
     """
     csv.field_size_limit(1 << 30)  # a cell may hold a picture
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.StringIO(read_text(path), newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         lines = []
         for row in reader:

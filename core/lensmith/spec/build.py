@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -28,6 +29,7 @@ from lensmith.spec.messages import Choice, told
 from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 from lensmith.spec.yaml import Document
 from lensmith_registry import Kind, PartSpec, Registry, RegistryError, discover
+from lensmith_registry.installed import SEPARATOR
 
 
 @lru_cache(maxsize=1)
@@ -120,6 +122,11 @@ def _named_parts(data: Any, registry: Registry) -> frozenset[str]:
             names.update(c.name for c in registry.of_spec(type(name)))
         elif isinstance(name, str):
             names.add(name)
+    # A name may be qualified where it need not be: `distribution:name`.
+    for name in [name for name in names if SEPARATOR in name]:
+        for kind in Kind:
+            with suppress(RegistryError):
+                names.add(registry.get(kind, name).name)
     return frozenset(names)
 
 
@@ -240,6 +247,8 @@ def _part(kind: Kind, registry: Registry, *, nested: bool = False, named: frozen
             component = registry.get(kind, value["name"])
         except RegistryError as error:
             raise PydanticCustomError("part", "{text}", {"text": str(error)}) from None
+        if component.name != value["name"]:
+            value = {**value, "name": component.name}
         if component not in usable:
             text = (
                 f"{component} of {component.distribution} {component.version} cannot be used: its spec"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.checkpoints import import_hint, is_hub_id
-from lensmith.dims import Dimensions, join
+from lensmith.dims import Dimensions, join, shape_of
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
-from lensmith.parts import default_conversation, implementation
+from lensmith.parts import default_conversation
 from lensmith.spec.build import read_spec
 from lensmith.spec.messages import place
 from lensmith.spec.run import RunSpec, StageSpec
@@ -89,10 +89,7 @@ def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimens
 
 def _shape(kind: Kind, part: VisionEncoderSpec | LanguageModelSpec, problems: list[Problem], measure: bool) -> Any:
     try:
-        shape = part.shape()
-        if shape is None and measure:
-            shape = implementation(kind, part).measure(part)
-        return shape
+        return shape_of(kind, part, measure=measure)
     except (ValueError, OSError, LensmithError) as error:
         problems.append(Problem(f"model.{kind}", str(error)))
         return None

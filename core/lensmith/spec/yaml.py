@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from lensmith.checkpoints import LocatedStr
 from lensmith.errors import Problem, SpecError
-from lensmith.io.json import JsonError, parse_json
+from lensmith.io.json import JsonError, decode_text, parse_json, read_bytes
 
 SpecKeys = tuple[str | int, ...]
 """Keys and list positions from the root of a spec to a value."""
@@ -115,12 +116,12 @@ def read_document(path: Path) -> Document:
     Raises:
         SpecError: the file is missing, is not what its suffix says, repeats a key or is too large; with the line.
     """
+    if not os.path.lexists(path):
+        raise SpecError([Problem("", f"{path} does not exist; give the path of a spec file")])
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError([Problem("", f"{path} does not exist; give the path of a spec file")]) from None
-    except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a NUL in the name
-        raise SpecError([Problem("", f"{path} cannot be read: {error}")]) from error
+        text = decode_text(read_bytes(path, 4 * _MAX_TEXT), str(path))
+    except JsonError as error:  # a folder or a pipe, no permission, not UTF-8, a NUL in the name
+        raise SpecError([Problem("", str(error))]) from error
     if len(text) > _MAX_TEXT:
         raise SpecError([Problem("", f"{path} holds {len(text):,} characters, more than a spec's {_MAX_TEXT:,}")])
     base = path.absolute().parent

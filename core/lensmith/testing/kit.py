@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lensmith.errors import LensmithError
 from lensmith.spec.build import installed, part_class
 from lensmith.testing.checks import CHECKS, NAMES, RANKS, Check
 from lensmith.testing.findings import Broken, Finding, NotApplicable, told
-from lensmith_registry import Component, Kind, RegistryError
+from lensmith_registry import Component, Kind, RegistryError, UnknownComponentError
 from lensmith_registry.hooks import PROJECT
 
 if TYPE_CHECKING:
@@ -199,12 +200,15 @@ def _chosen(target: str | None) -> list[Component]:
     if failed := [p for p in plugins if p.error]:
         raise LensmithError(f"{failed[0].distribution} {failed[0].version} failed: {failed[0].error}")
     if plugins:
-        offered = [registry.get(c.kind, c.name) for plugin in plugins for c in plugin.components]
+        offered = [registry.placed(c) for plugin in plugins for c in plugin.components]
         if not offered:
             raise LensmithError(f"{target} offers no parts, so there is nothing to test")
         order = list(Kind)
         return sorted(offered, key=lambda c: (order.index(c.kind), c.name))
-    named = [registry.get(kind, target) for kind in Kind if _claimed(kind, target)]
+    named = []
+    for kind in Kind:
+        with suppress(UnknownComponentError):
+            named.append(registry.get(kind, target))
     if not named:
         packages = sorted({p.distribution for p in registry.plugins})
         names = [*packages, *(c.name for c in registry.components())]
@@ -215,10 +219,6 @@ def _chosen(target: str | None) -> list[Component]:
             " `lensmith list`, and `lensmith plugins` for packages that failed."
         )
     return named
-
-
-def _claimed(kind: Kind, name: str) -> bool:
-    return any(c.kind == kind and c.name == name for plugin in installed().plugins for c in plugin.components)
 
 
 def _normal(name: str) -> str:

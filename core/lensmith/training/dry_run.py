@@ -16,6 +16,7 @@ from lensmith.errors import DataError, TrainingError
 from lensmith.features.estimate import estimate
 from lensmith.features.folders import default_folder
 from lensmith.interfaces.shapes import Parameters
+from lensmith.io.json import decode_text, read_bytes
 from lensmith.planning import cost
 from lensmith.spec.run import OptimizerSpec, RunSpec, StageSpec
 from lensmith.training.engine import precision_of
@@ -57,9 +58,9 @@ def hosts_world(hostfile: Path) -> int:
         TrainingError: it cannot be read.
     """
     try:
-        lines = [line.split("#")[0].split() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split("#")[0].split() for line in decode_text(read_bytes(hostfile), str(hostfile)).splitlines()]
         return sum(int(word.removeprefix("slots=")) for line in lines for word in line[1:] if word.startswith("slots="))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise TrainingError(f"hostfile {hostfile}: {error}") from error
 
 

@@ -75,12 +75,13 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_what_is_no_readable_text(tmp_path: Path) -> None:
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
-    assert "folder.yaml cannot be read" in refusal(folder)
+    assert "folder.yaml: is a folder, not a regular file" in refusal(folder)
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("output: é".encode("latin-1"))
-    assert "latin.yaml cannot be read: 'utf-8' codec can't decode" in refusal(latin)
-    assert "cannot be read" in refusal(tmp_path / ("n" * 300 + ".yaml"))
-    assert "cannot be read" in refusal(Path("nul\0.yaml"))
+    assert "latin.yaml:1: " in refusal(latin)
+    assert "UTF-8" in refusal(latin)
+    for name in ("n" * 300 + ".yaml", "nul\0.yaml"):
+        assert "does not exist" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(
