@@ -48,7 +48,8 @@ def ours(frame: FrameType | None) -> str | None:
     while frame is not None:
         library = _library(frame.f_code.co_filename)
         if library is None:
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            # Where nobody stands between, the warning is our own, for the user's sake.
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}" if blamed else None
         if library and blamed and library != blamed:
             return None  # one library calls another
         blamed = blamed or library or "the standard library"
