@@ -10,7 +10,7 @@ RUN := examples/quickstart/runs/quickstart
 JOBS ?= 2
 
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-LOCK = constraints/py$(shell $(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+LOCK = constraints/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
 # pip's own environment variables reach the environments in which it builds, too: pip < 25.3 reads the first there,
 # later ones the second.
 LOCKED = PIP_CONSTRAINT='$(CURDIR)/$(LOCK)' PIP_BUILD_CONSTRAINT='$(CURDIR)/$(LOCK)' $(PIP)
