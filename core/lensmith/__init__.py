@@ -34,7 +34,7 @@ from lensmith.interfaces import (
 )
 from lensmith.interfaces.shapes import Box, Size, linear, norm
 from lensmith.interfaces.specs import qualify
-from lensmith_registry import API_VERSION, Component, Kind, PartSpec, Registry, discover, hookimpl
+from lensmith_registry import API_VERSION, Component, Kind, PartSpec, Probe, Registry, discover, hookimpl
 
 if TYPE_CHECKING:
     from lensmith.ablation.engine import ablate
@@ -149,6 +149,7 @@ __all__ = [
     "PartSpec",
     "Pieces",
     "Preprocessing",
+    "Probe",
     "Problem",
     "Registry",
     "RunSpec",

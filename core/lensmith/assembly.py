@@ -77,6 +77,7 @@ def _assemble(
     connector_class = parts.implementation(Kind.CONNECTOR, model.connector)
     language_class = parts.implementation(Kind.LANGUAGE_MODEL, model.language_model)
     template = conversation or parts.conversation(model)
+    parts.require_sources(model)
 
     encoder = encoder_class.build(model.vision_encoder, loading.get("vision_encoder", plain))
     language_model = language_class.build(model.language_model, loading.get("language_model", plain))

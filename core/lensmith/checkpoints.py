@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
+from lensmith.io import hub
 from lensmith.io.json import read_object
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
@@ -96,14 +97,13 @@ def hub_file(repository: str, filename: str) -> Path:
     """A file of a hub repository, from the cache or downloaded.
 
     Raises:
-        FileNotFoundError: it is neither cached nor reachable.
+        HubError: it is neither cached nor to be had; a FileNotFoundError.
     """
     import huggingface_hub
 
+    hub.require(repository, filename)
     try:
         return Path(huggingface_hub.hf_hub_download(repository, filename))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(
-            f"{repository!r} is neither a local path nor can {filename} be had from the model hub ({reason})"
-        ) from error
+        raise hub.absent(repository, filename, hub.unreachable() or reason) from error

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lensmith.checkpoints import is_hub_id
 from lensmith.errors import LensmithError
+from lensmith.io import hub
 from lensmith.spec.build import BASES, installed
 from lensmith_registry import Component, Kind, PartSpec, RegistryError, isolated
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from lensmith.interfaces import Conversation, LanguageModel, Tokenizer
     from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
 
+_WITH_SOURCES = ("vision_encoder", "connector", "language_model")
 _LONGEST = 400
 """Characters of a library's message; transformers ends some with the names of all models that it has."""
 
@@ -127,6 +132,7 @@ def tokenizer(model: ModelSpec) -> Tokenizer:
     Raises:
         LensmithError: it is not there or cannot be used, in one line.
     """
+    require_sources(model, "language_model")  # before torch is imported
     language_model = cast("type[LanguageModel]", implementation(Kind.LANGUAGE_MODEL, model.language_model))
     try:
         return language_model.load_tokenizer(model.language_model)
@@ -134,6 +140,36 @@ def tokenizer(model: ModelSpec) -> Tokenizer:
         raise
     except Exception as error:  # libraries that read files of strangers raise what they like
         raise LensmithError(f"model.language_model: its tokenizer cannot be read: {in_one_line(error)}") from error
+
+
+def require_sources(model: ModelSpec, *names: str) -> None:
+    """See that the repositories of the hub from which parts come are cached or can be asked for.
+
+    Args:
+        model: the parts.
+        names: which of them; all by default.
+
+    Raises:
+        HubError: one is out of reach, with its path in the spec.
+    """
+    with naming_sources(model):
+        for part in names or _WITH_SOURCES:
+            for source in getattr(model, part).sources().values():
+                if is_hub_id(source) and not Path(source).exists():
+                    hub.require(source)
+
+
+@contextmanager
+def naming_sources(model: ModelSpec) -> Iterator[None]:
+    """Put the path in the spec before what is said of a repository of the hub that cannot be had."""
+    try:
+        yield
+    except hub.HubError as error:
+        for part in _WITH_SOURCES:
+            for field, source in getattr(model, part).sources().items():
+                if str(error).startswith(repr(source)):
+                    raise hub.HubError(f"model.{part}.{field}: {error}") from error
+        raise
 
 
 def in_one_line(error: BaseException) -> str:

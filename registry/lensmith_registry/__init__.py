@@ -12,6 +12,7 @@ from lensmith_registry.errors import (
 from lensmith_registry.hooks import API_VERSION, hookimpl, hookspec
 from lensmith_registry.installed import Plugin, Registry
 from lensmith_registry.isolation import Watch, isolated
+from lensmith_registry.probe import Probe
 
 __all__ = [
     "API_VERSION",
@@ -22,6 +23,7 @@ __all__ = [
     "Kind",
     "PartSpec",
     "Plugin",
+    "Probe",
     "Registry",
     "RegistryError",
     "UnknownComponentError",

@@ -19,6 +19,7 @@ from lensmith_registry.entry_points import installed_entry_points
 from lensmith_registry.errors import RegistryError
 from lensmith_registry.installed import Plugin, Registry
 from lensmith_registry.isolation import isolated
+from lensmith_registry.probe import Probe
 from lensmith_registry.remedies import failure_report
 from lensmith_registry.switches import disabled_names, hook_manager, trace
 
@@ -113,8 +114,13 @@ def _collect(manager: pluggy.PluginManager, name: str, module: Any, distribution
         if not isinstance(folder, Path) or not folder.is_dir():
             raise RegistryError(f"lensmith_recipes() returned {folder!r}, which is not the path of a folder")
         recipes.append(folder)
+    probes: list[Probe] = []
+    for probe in _offered(manager.hook.lensmith_probes, "Probe"):
+        if not isinstance(probe, Probe):
+            raise RegistryError(f"lensmith_probes() returned {probe!r}, which is not a Probe")
+        probes.append(probe)
     found = Plugin(name, distribution, version, _module_name(module))
-    return replace(found, components=tuple(components), recipes=tuple(recipes))
+    return replace(found, components=tuple(components), recipes=tuple(recipes), probes=tuple(probes))
 
 
 def _meant(module: Any, known: list[str]) -> str:

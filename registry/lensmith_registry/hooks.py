@@ -8,6 +8,7 @@ from pathlib import Path
 import pluggy
 
 from lensmith_registry.component import Component
+from lensmith_registry.probe import Probe
 
 PROJECT = "lensmith"
 ENTRY_POINT_GROUP = "lensmith"
@@ -23,6 +24,14 @@ def lensmith_components() -> Iterable[Component]:  # type: ignore[empty-body]
     """Return the parts that this plugin offers, of any kind.
 
     Called while commands start, so the module that holds it may import pydantic and `lensmith`, never torch.
+    """
+
+
+@hookspec
+def lensmith_probes() -> Iterable[Probe]:  # type: ignore[empty-body]
+    """Return what `lensmith doctor` should see of the libraries that this plugin builds on.
+
+    Called while commands start, like `lensmith_components`; what the probes name is imported when they run.
     """
 
 

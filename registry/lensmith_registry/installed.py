@@ -12,6 +12,7 @@ from pathlib import Path
 from lensmith_registry import hooks
 from lensmith_registry.component import Component, Kind, PartSpec
 from lensmith_registry.errors import DuplicateComponentError, RegistryError, UnknownComponentError
+from lensmith_registry.probe import Probe
 from lensmith_registry.remedies import failure_report
 from lensmith_registry.switches import DISABLE
 
@@ -39,6 +40,7 @@ class Plugin:
     """What the user of a failing plugin can do."""
     components: tuple[Component, ...] = ()
     recipes: tuple[Path, ...] = ()
+    probes: tuple[Probe, ...] = ()
     disabled: bool = False
     """Whether `LENSMITH_DISABLE_PLUGINS` left it out; then it was not imported."""
     seconds: float = 0.0
@@ -170,6 +172,10 @@ class Registry:
                     f" take it out of the environment variable {DISABLE} to use it."
                 )
         return text
+
+    def probes(self) -> list[Probe]:
+        """What plugins would have `lensmith doctor` see, each once."""
+        return list(dict.fromkeys(probe for plugin in self.plugins for probe in plugin.probes))
 
     def recipes(self) -> list[Path]:
         """Folders of recipes, ours and strangers'."""

@@ -12,6 +12,7 @@ COMMANDS = {
     "list": "catalog:list_parts",
     "show": "catalog:show",
     "plugins": "catalog:plugins",
+    "doctor": "doctor:doctor",
     "docs": "catalog:docs",
     "check": "specs:check",
     "lock": "lock:lock",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lensmith.conversion.options import settings
 from lensmith.errors import ArtifactError, Problem, SpecError
 from lensmith.interfaces.formats import Exporter, ExporterSpec
+from lensmith.parts import naming_sources
 from lensmith.spec.build import installed, part_class
 from lensmith_registry import Kind
 
@@ -64,7 +65,8 @@ def refusals(spec: RunSpec, to: str, options: Sequence[str] = ()) -> list[Proble
     def path(problem: Problem) -> str:
         return f"stages.{last}.{problem.path}" if problem.path.split(".")[0] == "tuner" else problem.path
 
-    found = exporter.refusals(spec.model, tuner, merge=None)
+    with naming_sources(spec.model):
+        found = exporter.refusals(spec.model, tuner, merge=None)
     return [replace(p, path=path(p), message=f"{to} cannot express this: {p.message}") for p in found]
 
 

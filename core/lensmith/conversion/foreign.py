@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.checkpoints import is_hub_id
 from lensmith.errors import LensmithError
+from lensmith.io import hub
 from lensmith.io.json import read_object
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
     """The folder of a hub repository at one commit, which is the folder's name: cached, else downloaded.
 
     Raises:
-        LensmithError: it is neither cached nor reachable.
+        HubError: it is neither cached nor to be had.
     """
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -120,6 +121,7 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
             return cached
     except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
         pass
+    hub.require(repository)
     try:
         files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
         if any(file.endswith(".safetensors") for file in files):
@@ -127,7 +129,4 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, **options))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        at = f" at {revision}" if revision else ""
-        raise LensmithError(
-            f"{repository!r}{at} is no local path, is not in the hub's cache, and cannot be had from the hub ({reason})"
-        ) from error
+        raise hub.absent(repository, f"at {revision}" if revision else "", hub.unreachable() or reason) from error

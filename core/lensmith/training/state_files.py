@@ -114,3 +114,26 @@ def refuse_foreign(folder: Path) -> str:
                 " may be code; delete the checkpoint unless you know who wrote it"
             )
     return ""
+
+
+def probe() -> str:
+    """Write and read what DeepSpeed's state is made of; a stranger's record is refused (for `lensmith doctor`).
+
+    Raises:
+        LibraryError: one of them is not so.
+    """
+    import tempfile
+
+    from lensmith.tested import LibraryError
+
+    with tempfile.TemporaryDirectory() as folder:
+        file, files = str(Path(folder) / "state.pt"), StateFiles()
+        files.save({"stage": ZeroStageEnum.weights, "scale": LossScaler(1.0), "tensor": torch.ones(2)}, file)
+        if files.failure is not None:
+            raise LibraryError("deepspeed", f"its state cannot be written: {files.failure}")
+        if files.load(file)["stage"] != ZeroStageEnum.weights:
+            raise LibraryError("deepspeed", "its state is not read back as it was written")
+        torch.save({"odd": probe}, file)
+        if not foreign_globals(Path(file)):
+            raise LibraryError("torch", "a state file with a foreign function in it is not seen")
+    return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lensmith import Component, Kind, hookimpl
+from lensmith import Component, Kind, Probe, hookimpl
+from lensmith_plugins.compat import offered
 
 __all__ = ["api_version", "lensmith_components"]
 
@@ -45,3 +46,9 @@ def lensmith_components() -> Iterable[Component]:
             example="name: hf_causal\ncheckpoint: Qwen/Qwen2.5-7B-Instruct\nadd_tokens: [<im_start>, <im_end>]\n",
         ),
     ]
+
+
+@hookimpl
+def lensmith_probes() -> Iterable[Probe]:
+    """What the parts of all our kinds need of the libraries below them."""
+    return offered()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil
 
 from lensmith import Loading, Preprocessing, VisionShape, parameter_shapes
+from lensmith.io import hub
 from lensmith_plugins.compat.torch import counted
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
 from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
@@ -45,6 +46,8 @@ class TimmEncoder(WrappedEncoder):
         options: dict[str, Any] = {"num_classes": 0}
         if spec.image_size is not None and settings.fixed_input_size:
             options["img_size"] = spec.image_size
+        if spec.pretrained and loading.weights and (repository := getattr(settings, "hf_hub_id", None)):
+            hub.require(str(repository))
         network = timm.create_model(spec.model, pretrained=spec.pretrained and loading.weights, **options)
         levels = _levels(spec, network)
         network.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)

@@ -97,5 +97,5 @@ def test_the_hub_is_asked_last_and_the_commit_pinned(tmp_path: Path, monkeypatch
     found = locate("owner/name")
     assert (found.path, found.revision) == (folder, commit)
     assert found.tensors.keys() == TENSORS.keys()
-    with pytest.raises(LensmithError, match="'owner/other' is no local path, is not in the hub's cache"):
+    with pytest.raises(LensmithError, match="'owner/other' is no folder here, is not in the hub's cache"):
         locate("owner/other")
