@@ -14,7 +14,7 @@ import pytest
 
 from lensmith import doctor, tested
 from lensmith.doctor import Finding, examine
-from lensmith.tested import LibraryError, Tested
+from lensmith.tested import LibraryError
 from lensmith_registry import Plugin, Probe, Registry, RegistryError
 
 
@@ -100,9 +100,13 @@ def test_versions_outside_what_was_tested(
     monkeypatch.setattr(
         tested,
         "libraries",
-        lambda: {"torch": Tested("1.0", "1.1"), "pytest": Tested("0.1", "99999"), "not-there": Tested("2.0", "2.1")},
+        lambda: {
+            "torch": tested.Tested("1.0", "1.1"),
+            "pytest": tested.Tested("0.1", "99999"),
+            "not-there": tested.Tested("2.0", "2.1"),
+        },
     )
-    monkeypatch.setattr(tested, "python", lambda: Tested("3.5", "3.6"))
+    monkeypatch.setattr(tested, "python", lambda: tested.Tested("3.5", "3.6"))
     found = report()
     assert found["torch"].state == "warning"
     assert "tested: 1.0 to 1.1" in found["torch"].value
