@@ -6,7 +6,9 @@ import copy
 import enum
 import importlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,6 +92,8 @@ class Component:
         paper: where the method comes from, e.g. `LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), section 3.1`; one line.
         example: the part as a spec file would write it below its kind, in YAML; by default its name alone.
         deprecated: what to use instead, e.g. `use mlp`; empty for a part that stays. Told by list, show and check.
+        known_as: what other tools call it, and what to write here for each, e.g. `{"mlp2x_gelu": "{name: mlp, depth:
+            2}"}`; `*` stands for anything. Told where a name is not there, and read by `lensmith migrate`.
 
     Two records are equal where all but their spec classes are.
 
@@ -107,6 +111,7 @@ class Component:
     paper: str = ""
     example: str = ""
     deprecated: str = ""
+    known_as: Mapping[str, str] = field(default_factory=dict)
 
     if TYPE_CHECKING:  # what it takes is wider than what its fields then are
 
@@ -122,6 +127,7 @@ class Component:
             paper: str = "",
             example: str = "",
             deprecated: str = "",
+            known_as: Mapping[str, str] | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -149,6 +155,9 @@ class Component:
             raise RegistryError(f"{self.kind} {self.name!r}: example must be text, the YAML of the part")
         if not isinstance(self.deprecated, str) or "\n" in self.deprecated:
             raise RegistryError(f"{self.kind} {self.name!r}: deprecated must be one line that says what to use instead")
+        object.__setattr__(self, "known_as", dict(self.known_as or {}))
+        if not all(isinstance(text, str) and "\n" not in text for pair in self.known_as.items() for text in pair):
+            raise RegistryError(f"{self.kind} {self.name!r}: known_as must map names to one line of YAML each")
 
     def _check_spec(self, spec: Any) -> None:
         if not (isinstance(spec, type) and issubclass(spec, PartSpec)):
@@ -186,7 +195,7 @@ class Component:
         return f"Component({self}, {self.implementation!r}, {self.distribution!r}, {self.version!r})"
 
     def _told(self) -> tuple[Any, ...]:
-        return tuple(value for field, value in self.__dict__.items() if field != "spec")
+        return tuple(value for field, value in self.__dict__.items() if field not in ("spec", "known_as"))
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
@@ -196,6 +205,18 @@ class Component:
         placed = copy.copy(self)  # not dataclasses.replace, which would ask for the spec
         placed.__dict__.update(distribution=distribution, version=version)
         return placed
+
+    def written_for(self, name: str) -> str | None:
+        """What to write here for a name that another tool has for it; None where it has none such.
+
+        Args:
+            name: however it is spelt (`MLP2x_GELU`, `qwen2.5-vl`).
+        """
+        plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+        for pattern, written in self.known_as.items():
+            if fnmatchcase(plain, pattern.lower().replace("-", "_")):
+                return written
+        return None
 
     def load(self) -> Any:
         """Import and return the implementation.

@@ -152,9 +152,12 @@ class Registry:
         """The message for a name that is not there."""
         kind = Kind(kind)
         names = self.names(kind)
-        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+        close = difflib.get_close_matches(name.lower()[:100], names, n=3, cutoff=0.6)
         text = f"no {kind} is called {name!r}."
-        if close:
+        called = [c.written_for(name) for c in self.components(kind)] if len(name) < 100 else []
+        if told := [written for written in called if written is not None]:
+            text += f" Other tools' {name!r} is {' or '.join(told[:3])} here."
+        elif close:
             text += f" Did you mean {' or '.join(repr(c) for c in close)}?"
         text += f" Installed: {', '.join(names) or 'none'}."
         elsewhere = sorted({k.value for (k, n) in self._claims if n == name and k != kind})

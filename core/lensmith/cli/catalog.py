@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +11,17 @@ import typer
 
 from lensmith.catalog import example, field_rows, page, summary
 from lensmith.cli.output import print_json, print_table
+from lensmith.errors import Problem, SpecError
 from lensmith_registry import DuplicateComponentError, Kind, Plugin, Registry, discover
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", "-k", help="Only parts of this kind.")]
+KindArgument = Annotated[str | None, typer.Argument(metavar="[KIND]", help="The same, e.g. connector or connectors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def list_parts(kind: KindOption = None, as_json: JsonOption = False) -> None:
+def list_parts(of: KindArgument = None, kind: KindOption = None, as_json: JsonOption = False) -> None:
     """List the parts that a spec can name, ours and those of installed plugins."""
+    kind = kind if of is None else kind_of(of)
     registry = discover()
     components = list(registry.components(kind))
     if as_json:
@@ -47,6 +51,23 @@ def list_parts(kind: KindOption = None, as_json: JsonOption = False) -> None:
             f"warning: {plugin.distribution} {plugin.version} failed: {plugin.error} (see `lensmith plugins`)",
             file=sys.stderr,
         )
+
+
+def kind_of(text: str) -> Kind:
+    """A kind as people write it: `connectors`, `vision-encoder`.
+
+    Raises:
+        SpecError: there is no such kind.
+    """
+    plain = text.strip().lower().replace("-", "_").replace(" ", "_")
+    for kind in Kind:
+        if plain in (kind.value, f"{kind.value}s"):
+            return kind
+    close = difflib.get_close_matches(plain, [kind.value for kind in Kind], n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise SpecError(
+        [Problem("KIND", f"{text!r} is no kind of part.{hint} Kinds: {', '.join(kind.value for kind in Kind)}.")]
+    )
 
 
 def show(

@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "specs:check",
     "lock": "lock:lock",
     "schema": "specs:schema",
+    "migrate": "migrate:migrate",
     "plan": "plan:plan",
     "train": "training:train",
     "plot": "plot:plot",

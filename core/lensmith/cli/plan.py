@@ -27,7 +27,7 @@ def plan(
         list[str] | None,
         typer.Option(metavar="[STAGE=]N", help="Rows of every stage, or of one; by default counted in its files."),
     ] = None,
-    text: Annotated[int, typer.Option(min=1, help="Text positions of a row, for the cost.")] = 256,
+    text: Annotated[int, typer.Option(min=1, max=2**26, help="Text positions of a row, for the cost.")] = 256,
     utilisation: Annotated[
         float | None, typer.Option(min=0.01, max=1.0, help="Share of its FLOPs that a GPU reaches. [default: 0.4]")
     ] = None,
@@ -43,6 +43,7 @@ def plan(
     from lensmith.planning import plan as make
 
     overrides = list(overrides or ())
+    _require_finite({"--utilisation": utilisation, "--price": price, "--tflops": tflops, "--gpu-memory": gpu_memory})
     if hardware is not None and len(overrides) >= 2 and overrides[0].lower() == "x" and overrides[1].isdigit():
         hardware = f"{hardware} x {overrides[1]}"  # --hardware a100-80g x 8, without quotes
         del overrides[:2]
@@ -64,7 +65,7 @@ def plan(
             utilisation=utilisation,
         )
         loaded = load_spec(spec, overrides)
-        planned = make(loaded)
+        planned = make(loaded, world=count)
         costed = budget(planned, loaded, gpu, count, rows=_rows(rows or (), list(loaded.stages)), text=text)
     else:
         planned = make(spec, overrides=overrides)
@@ -76,8 +77,16 @@ def plan(
         _print_budget(costed)
 
 
+def _label(zero: int, own: int) -> str:
+    return f"ZeRO-{zero}{' (this spec)' if zero == own else ''}"
+
+
+def _gpus(count: int) -> str:
+    return f"{count:,} GPU{'s' * (count != 1)}"
+
+
 def _print_plan(planned: Plan) -> None:
-    from lensmith.planning.plan import TYPICAL_TEXT, WORLD
+    from lensmith.planning.plan import TYPICAL_TEXT
 
     encoder, connector = planned.dimensions.encoder, planned.dimensions.connector
     language = planned.dimensions.language_model
@@ -107,9 +116,12 @@ def _print_plan(planned: Plan) -> None:
             f" {stage.flops_per_row / 1e12:.3g} TFLOP"
         )
         print_table(
-            (f"bytes a GPU, {WORLD} GPUs, bf16", "weights", "gradients", "optimizer", "total"),
+            (f"bytes a GPU, {_gpus(planned.world)}, bf16", "weights", "gradients", "optimizer", "total"),
             [
-                (f"ZeRO-{zero}", *map(human_bytes, (m.weights, m.gradients, m.optimizer, m.total)))
+                (
+                    _label(zero, stage.zero),
+                    *map(human_bytes, (m.weights, m.gradients, m.optimizer, m.total)),
+                )
                 for zero, m in stage.memory.items()
             ],
         )
@@ -132,14 +144,26 @@ def _print_budget(costed: Budget) -> None:
     if any(stage.rows is None for stage in costed.stages):
         print("`each`: of one row, for the files of rows are not here; --rows says how many there are")
     print()
+    for stage in costed.stages:
+        print(f"does stage {stage.name} fit? {stage.verdict.told(costed.count)}")
+    print()
     table = []
     for stage in costed.stages:
         for zero, need in stage.memory.items():
             said = f"{need.fitting:,}" if need.fitting else "none fits"
             sizes = [f"{size / 1e9:.1f} GB" for size in (need.model, need.row)]
             cure = "lower batch.micro" if need.fitting else "more GPUs, a higher ZeRO stage or offloading"
-            table.append((stage.name, f"ZeRO-{zero}", *sizes, said, "yes" if need.enough else f"no: {cure}"))
+            table.append(
+                (stage.name, _label(zero, stage.verdict.zero), *sizes, said, "yes" if need.enough else f"no: {cure}")
+            )
     print_table(("STAGE", "", "MODEL", "A ROW", "ROWS AT ONCE", "ENOUGH FOR THE STAGE"), table)
+
+
+def _require_finite(given: dict[str, float | None]) -> None:
+    """What typer's bounds let through: inf and nan, and numbers of no machine."""
+    for option, value in given.items():
+        if value is not None and not value < 1e9:
+            raise SpecError([Problem(option, f"should be a number below a billion; it is {value}")])
 
 
 def _rows(given: Sequence[str], stages: Sequence[str]) -> dict[str, int]:
@@ -147,7 +171,7 @@ def _rows(given: Sequence[str], stages: Sequence[str]) -> dict[str, int]:
     rows: dict[str, int] = {}
     for text in given:
         name, _, number = text.rpartition("=")
-        if not number.isdigit() or int(number) < 1 or (name and name not in stages):
+        if not number.isdecimal() or len(number) > 15 or int(number) < 1 or (name and name not in stages):
             known = ", ".join(stages) or "none"
             raise SpecError(
                 [

@@ -18,12 +18,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the run's folder holds.")] = False,
     stage: Annotated[str | None, typer.Option("--stage", help="Run this stage alone.")] = None,
     max_steps: Annotated[
-        int | None, typer.Option("--max-steps", min=1, help="Steps of every stage that runs, instead of the spec's.")
+        int | None,
+        typer.Option("--max-steps", min=1, max=10**9, help="Steps of every stage that runs, instead of the spec's."),
     ] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done and how much memory it takes; load no weights.")
     ] = False,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes (GPUs) on this machine.")] = 1,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, max=1024, help="Processes (GPUs) on this machine.")] = 1,
     hostfile: Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed hostfile, several machines.")] = None,
     locked: LockedOption = False,
 ) -> None:
@@ -47,6 +48,7 @@ def train(
             print(line)
         return
     if (nproc > 1 or hostfile is not None) and not launch.is_worker():
+        launch.require_shares(loaded, nproc=nproc, hostfile=hostfile, only=stage)
         arguments = ["train", str(spec), *(overrides or ()), "--output", str(folder)]
         arguments += ["--resume"] if resume else []
         arguments += ["--stage", stage] if stage else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -11,6 +11,19 @@ from lensmith.errors import LensmithError
 from lensmith.spec.build import installed, part_class
 from lensmith.spec.yaml import parse_scalar
 from lensmith_registry import Kind, PartSpec
+
+
+def as_option(text: str, spec: type[PartSpec], field: str) -> Any:
+    """The value of `KEY=TEXT`: read as YAML, but nothing after the sign is empty text for a field that takes text.
+
+    Args:
+        text: after the sign.
+        spec: whose field it is.
+        field: its name.
+    """
+    known = spec.model_fields.get(field)
+    takes_text = known is not None and (known.annotation is str or str in get_args(known.annotation))
+    return "" if not text.strip() and takes_text else parse_scalar(text)
 
 
 def settings(kind: Kind, name: str, options: Sequence[str]) -> PartSpec:
@@ -25,7 +38,7 @@ def settings(kind: Kind, name: str, options: Sequence[str]) -> PartSpec:
         field, separator, text = option.partition("=")
         if not separator or not field.isidentifier():
             raise LensmithError(f"option {option!r}: an option reads KEY=VALUE")
-        data[field] = parse_scalar(text)
+        data[field] = as_option(text, spec, field)
     try:
         checked: PartSpec = spec.model_validate(data)
         return checked

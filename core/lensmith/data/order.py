@@ -6,9 +6,10 @@ that nothing else moves it: the order of a seed is the same everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from lensmith.errors import DataError
 
@@ -19,9 +20,73 @@ if TYPE_CHECKING:
     from lensmith.spec.run import StageSpec
 
 
+NO_ROW = -1
+"""Stands in a step where the original's last micro-batch of an epoch has no row."""
+
+
+class Order(Sequence[list[int]]):
+    """The running indices of every optimiser step, made when they are asked for.
+
+    Steps are made one after another, so that asking for them in their order costs what one epoch costs, however many
+    there are.
+
+    Args:
+        steps: how many.
+        start: begins the endless stream of steps anew.
+    """
+
+    def __init__(self, steps: int, start: Callable[[], Iterator[list[int]]]) -> None:
+        self._steps, self._start = steps, start
+        self._stream, self._made, self._last = start(), 0, list[int]()
+
+    def __len__(self) -> int:
+        return self._steps
+
+    @overload
+    def __getitem__(self, step: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, step: slice) -> Sequence[list[int]]: ...
+    def __getitem__(self, step: int | slice) -> list[int] | Sequence[list[int]]:
+        if isinstance(step, slice):
+            return [self[i] for i in range(*step.indices(self._steps))]
+        if not 0 <= step < self._steps:
+            raise IndexError(step)
+        if step + 1 < self._made:
+            self._stream, self._made = self._start(), 0
+        while self._made <= step:
+            self._last = next(self._stream)
+            self._made += 1
+        return self._last
+
+
+def steps_of(stage: StageSpec, mixture: Mixture, accumulation: int) -> int:
+    """Optimiser steps of a stage: what it says, else its epochs.
+
+    Our own shuffle goes through the epochs without a break, and only the last step may reach into the epoch after. The
+    original's loader ends each epoch with what is left: transformers' Trainer (4.37) counts the loader's micro-batches,
+    the last one short, and takes one step for each whole accumulation of them.
+
+    Args:
+        stage: the stage.
+        mixture: its rows.
+        accumulation: micro-steps of a step.
+    """
+    if stage.max_steps is not None:
+        return stage.max_steps
+    if stage.data.order == "shuffle":
+        return mixture.steps(stage.epochs, stage.batch.size)
+    rounds = math.ceil(len(mixture) * accumulation / stage.batch.size)
+    return max(1, math.ceil(stage.epochs * max(1, rounds // accumulation)))
+
+
 def rows_of_steps(
-    stage: StageSpec, mixture: Mixture, steps: int, micro: int, lengths: Callable[[], Sequence[int]]
-) -> list[list[int]]:
+    stage: StageSpec,
+    mixture: Mixture,
+    steps: int,
+    micro: int,
+    lengths: Callable[[], Sequence[int]],
+    accumulation: int = 1,
+) -> Order:
     """The running indices of every optimiser step, micro-batch after micro-batch, rank after rank.
 
     Args:
@@ -30,19 +95,35 @@ def rows_of_steps(
         steps: of the stage.
         micro: rows that a rank takes at once; grouping fills micro-batches of like length.
         lengths: gives the signed length of every row (see `modality_length`); called only where rows are grouped.
+        accumulation: micro-steps of a step; in the original's orders a step may hold the end of an epoch and the start
+            of the next one, with `NO_ROW` for what the end lacks.
     """
     size = stage.batch.size
     if stage.data.order == "shuffle":
-        order = list(islice(mixture.stream(stage.seed), steps * size))
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        return Order(steps, lambda: _cut_stream(mixture.stream(stage.seed), size))
     grouped = None if stage.data.order == "llava" else list(lengths())
-    epochs = _original_epochs(len(mixture), grouped, stage, micro)
-    made: list[list[int]] = []
-    while len(made) < steps:
-        epoch = next(epochs)
-        # As the original's loader: the last step of an epoch may be a short one.
-        made += [epoch[start : start + size] for start in range(0, len(epoch), size)]
-    return made[:steps]
+    return Order(
+        steps, lambda: _original_steps(_original_epochs(len(mixture), grouped, stage, micro), size, accumulation)
+    )
+
+
+def _cut_stream(rows: Iterator[int], size: int) -> Iterator[list[int]]:
+    while True:
+        yield list(islice(rows, size))
+
+
+def _original_steps(epochs: Iterator[list[int]], size: int, accumulation: int) -> Iterator[list[int]]:
+    """Steps of `accumulation` rounds each; a round is what all ranks take at once, `size / accumulation` rows."""
+    width = size // accumulation
+    waiting: list[list[int]] = []
+    for epoch in epochs:
+        rounds = _cut(epoch, width)
+        short = len(rounds) <= accumulation  # one step an epoch, however few rounds it has
+        waiting += rounds
+        while len(waiting) >= accumulation or (short and waiting):
+            taken, waiting = waiting[:accumulation], waiting[accumulation:]
+            padded = [row + [NO_ROW] * (width - len(row)) for row in taken[:-1]]
+            yield [row for rows in [*padded, taken[-1]] for row in rows]
 
 
 def _original_epochs(rows: int, lengths: list[int] | None, stage: StageSpec, micro: int) -> Iterator[list[int]]:

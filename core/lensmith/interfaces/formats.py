@@ -28,6 +28,23 @@ if TYPE_CHECKING:
 class ImporterSpec(PartSpec, abc.ABC):
     """Spec of an importer: what a checkpoint's files leave open (`lensmith import SOURCE KEY=VALUE`)."""
 
+    @classmethod
+    def migrated(cls, arguments: Mapping[str, Any], gpus: int) -> Mapping[str, Any] | None:
+        """What the arguments of the project's own trainer ask for, for `lensmith migrate`. Imports no torch.
+
+        Args:
+            arguments: by name, without dashes.
+            gpus: that share a step.
+
+        Returns:
+            `spec`, as a file would hold it; `used`, the names that it says; `notes`, what was assumed. None where the
+            arguments are not of this project.
+
+        Raises:
+            LensmithError: they ask for what Lensmith does not have.
+        """
+        return None
+
 
 class ExporterSpec(PartSpec, abc.ABC):
     """Spec of an exporter: what may be chosen of its files (`lensmith export ARTIFACT --to NAME KEY=VALUE`)."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lensmith.interfaces.shapes import Parameters
 from lensmith.planning import cost
 from lensmith.planning.hardware import Hardware
 from lensmith.planning.plan import TYPICAL_PICTURE, TYPICAL_TEXT, Plan, row_flops
@@ -37,6 +38,66 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether a stage fits as the spec says it.
+
+    Args:
+        zero: ZeRO stage of the spec.
+        size: rows of a step, all GPUs together.
+        share: of them a GPU's; None where they cannot be shared evenly.
+        micro: rows that a GPU takes at once.
+        needed: bytes of a GPU, weights in the stage's own precision and offloading considered.
+        memory: bytes that it has.
+        fitting: most rows at once.
+        best: largest micro-batch that fits and divides the share; 0 where none does.
+        better_zero: the lowest higher ZeRO stage with which a row fits; None where none does or none is needed.
+    """
+
+    zero: int
+    size: int
+    share: int | None
+    micro: int
+    needed: float
+    memory: float
+    fitting: int
+    best: int
+    better_zero: int | None
+
+    @property
+    def fits(self) -> bool:
+        """The spec can run as it is."""
+        return self.share is not None and self.needed <= self.memory
+
+    def told(self, count: int) -> str:
+        """One line: whether it fits, and which micro-batch to set.
+
+        Args:
+            count: GPUs.
+        """
+        said = f"ZeRO-{self.zero}, batch.size {self.size} on {count} GPU{'s' * (count != 1)}"
+        if self.share is None:
+            near = max(1, self.size // count) * count
+            return f"no: {said} cannot be shared evenly; set batch.size to {near} or {near + count}"
+        said += f", {self.micro} row{'s' * (self.micro != 1)} at once: {_gb(self.needed)} of {_gb(self.memory)}"
+        if self.best == 0:
+            higher = (
+                f"set deepspeed.zero: {self.better_zero}" if self.better_zero is not None else "more GPUs or offloading"
+            )
+            return f"no: {said}; not even one row fits: {higher}"
+        steps = self.share // self.best
+        micro = f"batch.micro: {self.best} ({steps} micro-step{'s' * (steps != 1)} a step)"
+        if not self.fits:
+            return f"no: {said}; set {micro}"
+        if self.best > self.micro:
+            return f"yes: {said}; {micro} fits, too, and takes fewer passes"
+        return f"yes: {said}; {micro} is the largest that fits and divides a GPU's {self.share}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+@dataclass(frozen=True)
 class StageBudget:
     """What one stage costs.
 
@@ -48,6 +109,7 @@ class StageBudget:
         hours: on the clock.
         price: of the GPU hours; None without a price.
         memory: by ZeRO stage.
+        verdict: of the stage as the spec says it.
     """
 
     name: str
@@ -57,6 +119,7 @@ class StageBudget:
     hours: float
     price: float | None
     memory: Mapping[int, Need]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -73,7 +136,9 @@ class Budget:
         stages = []
         for stage in self.stages:
             memory = {f"zero_{zero}": asdict(need) for zero, need in stage.memory.items()}
-            stages.append({**asdict(stage), "memory": memory})
+            verdict = {**asdict(stage.verdict), "fits": stage.verdict.fits, "told": stage.verdict.told(self.count)}
+            stages.append({**asdict(stage), "memory": memory, "as_the_spec_says": verdict})
+            stages[-1].pop("verdict")
         return {
             "hardware": asdict(self.hardware),
             "gpus": self.count,
@@ -126,7 +191,38 @@ def _stage(
         model = cost.memory(stage.tuner, tables, zero=zero, world=count, bytes_per_weight=2.0).total
         fitting = max(0, int((hardware.memory - model) // row))
         memory[zero] = Need(model, row, fitting, enough=fitting >= micro)
-    return StageBudget(name, shown, flops, gpu_hours, gpu_hours / count, price, memory)
+    verdict = _verdict(stage, tables, hardware, count, row)
+    return StageBudget(name, shown, flops, gpu_hours, gpu_hours / count, price, memory, verdict)
+
+
+def _verdict(stage: StageSpec, tables: dict[str, Parameters], hardware: Hardware, count: int, row: float) -> Verdict:
+    size, engine = stage.batch.size, stage.deepspeed
+    share = size // count if size % count == 0 else None
+    micro = min(stage.batch.micro or share or 1, share or 1)
+    wide = stage.precision == "fp32"
+    row *= 2 if wide else 1
+
+    def held(zero: int) -> float:
+        found = cost.memory(
+            stage.tuner,
+            tables,
+            zero=zero,
+            world=count,
+            bytes_per_weight=4.0 if wide else 2.0,
+            optimizer_bytes=8.0 if wide else 12.0,
+        )
+        weights = 0.0 if engine.offload_parameters and zero == 3 else found.weights
+        moved = engine.offload_optimizer and zero > 0
+        return weights + (0.0 if moved else found.gradients + found.optimizer)
+
+    def rows(zero: int) -> int:
+        return max(0, int((hardware.memory - held(zero)) // row))
+
+    fitting = rows(engine.zero)
+    best = max((n for n in range(1, min(fitting, share or 0) + 1) if (share or 0) % n == 0), default=0)
+    better = next((zero for zero in range(engine.zero + 1, 4) if rows(zero)), None) if not fitting else None
+    needed = held(engine.zero) + micro * row
+    return Verdict(engine.zero, size, share, micro, needed, hardware.memory, fitting, best, better)
 
 
 def _rows(stage: StageSpec, rows: int | None) -> int | None:

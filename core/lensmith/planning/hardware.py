@@ -47,6 +47,7 @@ KNOWN = {
 }
 """By name: the makers' dense 16-bit figures and memory."""
 
+_MOST = 1_000_000
 _NUMBERED = re.compile(r"(?:(?P<before>\d+)\s*x\s*)?(?P<name>.+?)(?:\s*x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
 _SPACED = re.compile(r"(?:(?P<before>\d+)\s*x\s+)?(?P<name>.+?)(?:\s+x\s*(?P<after>\d+))?\Z", re.IGNORECASE)
 """For names that are not known, which may have an `x` of their own (rtx9999)."""
@@ -81,11 +82,28 @@ def parse_hardware(
         raise _wrong(f"needs one GPU at least; it is {written!r}")
     gpu = KNOWN.get(name)
     if gpu is None:
-        if flops is None or memory is None:
-            raise _wrong(f"{name!r} is not known; one of {', '.join(KNOWN)}, or give --tflops and --gpu-memory")
-        gpu = Hardware(name, flops, memory)
+        gpu = _meant(name) if flops is None or memory is None else Hardware(name, flops, memory)
+    if count > _MOST:
+        raise _wrong(f"{count:,} GPUs are more than there are in any cluster; at most {_MOST:,}")
     given: dict[str, Any] = {"flops": flops, "memory": memory, "price": price, "utilisation": utilisation}
     return replace(gpu, **{key: value for key, value in given.items() if value is not None}), count
+
+
+def _meant(name: str) -> Hardware:
+    """A GPU by a part of its name that no other has: `h100`, `H100 80GB`, `nvidia-h200`, `4090`.
+
+    Raises:
+        SpecError: it is the name of several, or of none.
+    """
+    letters = re.sub(r"nvidia|amd|geforce|tesla|instinct|sxm\d?|pcie|nvl|[^a-z0-9]", "", name.lower())
+    letters = re.sub(r"(\d)gb\Z", r"\1g", letters)
+    plain = {known: known.replace("-", "") for known in KNOWN}
+    found = [known for known, text in plain.items() if letters and letters in text]
+    if len(found) == 1 and any(character.isdigit() for character in letters):
+        return KNOWN[found[0]]
+    if found:
+        raise _wrong(f"{name!r} is {' or '.join(found)}; say which")
+    raise _wrong(f"{name!r} is not known; one of {', '.join(KNOWN)}, or give --tflops and --gpu-memory")
 
 
 def _wrong(message: str) -> SpecError:

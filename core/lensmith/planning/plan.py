@@ -20,7 +20,7 @@ TYPICAL_PICTURE = SAMPLE_SIZES[1]
 TYPICAL_TEXT = 256
 """Picture and text positions of the row whose FLOPs a plan shows."""
 WORLD = 8
-"""GPUs that the memory table assumes."""
+"""GPUs that the memory table assumes where nobody says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class StagePlan:
     max_length: int
     flops_per_row: float
     memory: Mapping[int, cost.Memory]
-    """Bytes a GPU by ZeRO stage, on `WORLD` GPUs in bf16."""
+    """Bytes a GPU by ZeRO stage, on the plan's GPUs in bf16."""
+    zero: int = 0
+    """The ZeRO stage that the spec says."""
 
     @property
     def trainable_parameters(self) -> int:
@@ -62,6 +64,8 @@ class Plan:
     pictures: Sequence[PictureTokens]
     parameters: Mapping[str, int]
     stages: Sequence[StagePlan]
+    world: int = WORLD
+    """GPUs that the memory of the stages is for."""
 
     @property
     def total_parameters(self) -> int:
@@ -85,6 +89,7 @@ class Plan:
             },
             "tokens_per_image": [asdict(picture) for picture in self.pictures],
             "parameters": {**self.parameters, "total": self.total_parameters},
+            "gpus": self.world,
             "stages": [
                 {
                     "name": stage.name,
@@ -93,6 +98,7 @@ class Plan:
                     "trainable": [{"name": p.name, "shape": list(p.shape)} for p in stage.trainable],
                     "max_length": stage.max_length,
                     "flops_per_row": stage.flops_per_row,
+                    "zero": stage.zero,
                     "memory_bytes_per_gpu": {
                         f"zero_{zero}": {**asdict(m), "total": m.total} for zero, m in stage.memory.items()
                     },
@@ -102,8 +108,13 @@ class Plan:
         }
 
 
-def plan(spec: RunSpec | Mapping[str, Any] | str | Path, *, overrides: Sequence[str] = ()) -> Plan:
+def plan(spec: RunSpec | Mapping[str, Any] | str | Path, *, overrides: Sequence[str] = (), world: int = WORLD) -> Plan:
     """Plan a spec from config files; parts without closed forms are built on torch's meta device.
+
+    Args:
+        spec: a file, a mapping or a spec.
+        overrides: `dotted.path=value`.
+        world: GPUs that share a stage, for its memory.
 
     Raises:
         SpecError: parts that do not fit or configs that cannot be read.
@@ -113,11 +124,11 @@ def plan(spec: RunSpec | Mapping[str, Any] | str | Path, *, overrides: Sequence[
         dimensions = join(loaded.model)
         tables = dimensions.parameters()
         pictures = [_picture(dimensions, height, width) for height, width in SAMPLE_SIZES]
-        stages = [_stage(name, stage, dimensions) for name, stage in loaded.stages.items()]
+        stages = [_stage(name, stage, dimensions, world) for name, stage in loaded.stages.items()]
     except (ValueError, OSError, LensmithError) as error:
         raise SpecError([Problem("model", str(error))]) from error
     parameters = {part: cost.numel(table) for part, table in tables.items()}
-    return Plan(dimensions, pictures, parameters, stages)
+    return Plan(dimensions, pictures, parameters, stages, world)
 
 
 def _picture(dimensions: Dimensions, height: int, width: int) -> PictureTokens:
@@ -143,11 +154,12 @@ def row_flops(stage: StageSpec, dimensions: Dimensions, *, text: int = TYPICAL_T
     )
 
 
-def _stage(name: str, stage: StageSpec, dimensions: Dimensions) -> StagePlan:
+def _stage(name: str, stage: StageSpec, dimensions: Dimensions, world: int) -> StagePlan:
     tables = dimensions.parameters()
     table = {
-        zero: cost.memory(stage.tuner, tables, zero=zero, world=WORLD, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
+        zero: cost.memory(stage.tuner, tables, zero=zero, world=world, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
     }
     context = dimensions.language_model.context_length
     limit = min(stage.data.max_length or context, context)
-    return StagePlan(name, stage.tuner.trainable(tables), limit, row_flops(stage, dimensions), table)
+    flops, trainable = row_flops(stage, dimensions), stage.tuner.trainable(tables)
+    return StagePlan(name, trainable, limit, flops, table, stage.deepspeed.zero)

@@ -3,6 +3,7 @@ closed forms."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -123,7 +124,12 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
     micro = stage.batch.micro
     if micro is not None and (micro > stage.batch.size or stage.batch.size % micro):
         problems.append(
-            Problem(f"{path}.batch.micro", f"{micro} must divide batch.size {stage.batch.size}; it is a rank's share")
+            Problem(
+                f"{path}.batch.micro",
+                f"a step of {stage.batch.size} rows (batch.size) cannot be taken {micro} at a"
+                f" time; set batch.micro to {_divisors_near(stage.batch.size, micro)}, or batch.size to"
+                f" {-(-stage.batch.size // micro) * micro}",
+            )
         )
     problems += [Problem(f"{path}.tuner", message) for message in stage.tuner.unmet(zero=stage.deepspeed.zero)]
     if dimensions is None:
@@ -136,6 +142,14 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
     if too_long := _too_long(dimensions, limit, left_out=left_out):
         problems.append(Problem(f"{path}.data.max_length", too_long))
     return problems
+
+
+def _divisors_near(size: int, wanted: int) -> str:
+    """The sizes of a micro-batch next to one that does not go into a step."""
+    divisors = {d for n in range(1, math.isqrt(size) + 1) if size % n == 0 for d in (n, size // n)}
+    below = max((d for d in divisors if d < wanted), default=1)
+    above = min((d for d in divisors if d > wanted), default=below)
+    return f"{below}" if below == above else f"{below} or {above}"
 
 
 def _cache(path: str, spec: RunSpec, stage: StageSpec, dimensions: Dimensions | None) -> list[Problem]:

@@ -18,6 +18,7 @@ from lensmith.spec.yaml import Document, SpecKeys, parse_scalar, read_document
 from lensmith_registry import Kind, Registry
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 _PARTS = {kind.value for kind in Kind}
 """Keys below which a part stands, for which its name alone is short."""
 
@@ -50,9 +51,13 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[Override], reg
         data = merge(data, _mapping(document))
     merged = Document(data, chain[0].source, dict(chain[0].lines))
     problems: list[Problem] = []
+    stages = [str(stage) for stage in data["stages"]] if isinstance(data.get("stages"), dict) else []
     # Another name takes a part's fields away, so that names go first wherever they stand.
     for override in sorted(overrides, key=lambda one: not _names_a_part(one)):
         place = f"override {override if isinstance(override, str) else override[0]!r}"
+        if unknown := _unknown_stage(override, stages, overrides):
+            problems.append(Problem("", unknown, place))
+            continue
         try:
             merged.overridden.update(dict.fromkeys(apply_override(data, override), place))
         except ValueError as error:
@@ -67,7 +72,7 @@ def _file_or_recipe(source: Path, registry: Registry) -> Path:
         if source.exists():
             return source
     shipped = recipes(registry)
-    if str(source) in shipped or source.suffix or source.parent != Path():
+    if str(source) in shipped or source.suffix in _SUFFIXES or source.parent != Path():
         return shipped.get(str(source), source)
     raise SpecError(
         [Problem("", f"{str(source)!r} is neither a spec file nor a recipe.{_known(str(source), shipped)}")]
@@ -129,6 +134,31 @@ def apply_override(data: dict[str, Any], override: Override) -> list[SpecKeys]:
     else:
         raise ValueError(f"{'.'.join(map(str, walked))} is not a mapping or list")
     return list(_paths(tuple(walked), value))
+
+
+def _unknown_stage(override: Override, stages: Sequence[str], overrides: Sequence[Override]) -> str:
+    """What is wrong with an override of a stage that the files do not have, else nothing.
+
+    A misspelt stage is not a new one: it would train, and the stage that was meant would stay as it is. One that is
+    given a tuner is new, unless it is called nearly as another.
+    """
+    keys = _keys_of(override)
+    if len(keys) < 2 or keys[0] != "stages" or not stages or keys[1] in stages:
+        return ""
+    close = difflib.get_close_matches(keys[1].lower(), stages, n=1, cutoff=0.8)
+    tuner = ["stages", keys[1], "tuner"]
+    if not close and any(_keys_of(o)[:3] == tuner or (len(_keys_of(o)) == 2 and "tuner" in str(o)) for o in overrides):
+        return ""
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"there is no stage {keys[1]!r}.{hint} The spec has {', '.join(stages)}; a new stage has a tuner, and stands"
+        " in a file that extends this one"
+    )
+
+
+def _keys_of(override: Override) -> list[str]:
+    path = override.partition("=")[0] if isinstance(override, str) else override[0]
+    return path.strip().split(".")
 
 
 def _names_a_part(override: Override) -> bool:
@@ -207,7 +237,7 @@ def _chain(first: Document, registry: Registry) -> list[Document]:
 
 def _find(name: str, place: str, registry: Registry) -> Path:
     beside = getattr(name, "base", Path.cwd()) / Path(name).expanduser()
-    if beside.suffix in (".yaml", ".yml", ".json", ".toml") and os.path.isfile(beside):  # noqa: PTH113 - never raises
+    if beside.suffix in _SUFFIXES and os.path.isfile(beside):  # noqa: PTH113 - never raises
         return Path(os.path.normpath(beside))
     claims = _recipe_files(registry).get(name, [])
     if len(claims) == 1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     ConfigDict,
@@ -276,13 +278,33 @@ class StageSpec(Section):
 MAX_STAGES = 200
 """A run of more stages is a slip of whatever wrote the spec."""
 
-StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+RESERVED = ("checkpoints", "metrics")
+"""Folders of a run beside those of its stages."""
+
+
+def _stage_name(value: Any) -> Any:
+    if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", value)):
+        raise ValueError(
+            "a stage's name is that of its folder: a lower-case letter or digit, then up to 63 of these, `_` and `-`"
+        )
+    if value in RESERVED:
+        raise ValueError(f"a run keeps its {value} in a folder of that name; call the stage otherwise")
+    return value
+
+
+StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), BeforeValidator(_stage_name)]
+
+
+def _each_once(values: list[str]) -> list[str]:
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"{', '.join(twice)} is there twice; once does it")
+    return values
 
 
 class LoggingSpec(Section):
     """Where a run's metrics go, besides the display and `metrics/STAGE.jsonl`, which are always there."""
 
-    loggers: list[Literal["tensorboard", "wandb"]] = Field([])
+    loggers: Annotated[list[Literal["tensorboard", "wandb"]], AfterValidator(_each_once)] = Field([])
     """TensorBoard files (in `metrics/tensorboard`) and Weights & Biases. Default none."""
     project: str = "lensmith"
     """Project at Weights & Biases; a stage is a run of it. Default lensmith."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from itertools import islice
 
 from lensmith.errors import Problem
 from lensmith.io.json import JsonError, read_object
+from lensmith.spec.deepspeed_json import json_problems
+from lensmith.spec.network_loggers import wandb_obstacle
 from lensmith.spec.run import DeepSpeedSpec, LoggingSpec, OptimizerSpec, StageSpec
 
-_SPEC_OWNS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
+_MOST = 50
+"""Problems of one file that are told."""
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
@@ -49,12 +45,18 @@ def stage_problems(path: str, stage: StageSpec) -> list[Problem]:
 
 
 def logging_problems(path: str, logging: LoggingSpec) -> list[Problem]:
-    """Loggers whose package is not installed."""
+    """Loggers whose package is not installed, or which would ask for a login."""
     return [
-        Problem(f"{path}.loggers.{number}", missing(logger, _PACKAGES[logger]))
+        Problem(f"{path}.loggers.{number}", obstacle)
         for number, logger in enumerate(logging.loggers)
-        if find_spec(_PACKAGES[logger]) is None
+        if (obstacle := _obstacle(logger))
     ]
+
+
+def _obstacle(logger: str) -> str:
+    if find_spec(_PACKAGES[logger]) is None:
+        return missing(logger, _PACKAGES[logger])
+    return wandb_obstacle() if logger == "wandb" else ""
 
 
 def missing(what: str, extra: str) -> str:
@@ -114,22 +116,8 @@ def _json(path: str, stage: StageSpec) -> Iterator[Problem]:
     if file is None or not os.path.isfile(file):  # noqa: PTH113
         return
     try:
-        config: Any = read_object(file)
-        theirs = {key: config.get(key, "auto") for key in _SPEC_OWNS}
-        zero = config.get("zero_optimization", {}).get("stage", "auto")
-        enabled = {name: config.get(name, {}).get("enabled", "auto") for name in ("fp16", "bf16")}
+        config = read_object(file)
     except JsonError as error:
         yield Problem(path, f"is not a DeepSpeed JSON: {error}")
         return
-    except AttributeError as error:
-        yield Problem(path, f"{file} is not a DeepSpeed JSON: {error}")
-        return
-    for key, value in theirs.items():
-        if value != "auto":
-            yield Problem(path, f"{file} sets {key}, which belongs to the spec; remove it there")
-    if zero not in ("auto", stage.deepspeed.zero):
-        text = f"{file} says ZeRO stage {zero}, the spec {stage.deepspeed.zero}; set deepspeed.zero: {zero}"
-        yield Problem(path, text)
-    for name, value in enabled.items():
-        if value is True and stage.precision != name:
-            yield Problem(path, f"{file} enables {name}, the spec says {stage.precision}; set precision: {name}")
+    yield from islice(json_problems(path, file, config, stage), _MOST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,6 +251,10 @@ def restore(engine: Engine, folder: Path) -> None:
         path, _ = engine.engine.load_checkpoint(str(folder / _RESUME), tag=_TAG, load_module_strict=False)
     if path is None:
         raise TrainingError(f"{folder} holds no state that DeepSpeed can read")
+    if _inventory(folder)["world"] != distributed.world():
+        # Each rank's own draws go on for as many ranks alone; these are as good, and the same for the same number.
+        torch.manual_seed((step_of(folder) * 1_000_003 + distributed.rank()) % 2**64)
+        return
     random = load_file(folder / _RESUME / f"random-{distributed.rank()}.safetensors")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random:
@@ -276,18 +280,24 @@ def _random_state() -> dict[str, Any]:
 
 
 def check_world(folder: Path) -> None:
-    """Refuse to go on with another number of ranks, whose sharded state and dropout would be others.
+    """Refuse to go on with another number of ranks where the state is sharded, which only as many ranks can read.
 
     Raises:
         TrainingError: naming both numbers.
     """
     written = _inventory(folder)["world"]
-    if written != distributed.world():
+    if written != distributed.world() and _is_sharded(folder):
         raise TrainingError(
-            f"{folder} was written by {written} rank{'s' * (written != 1)}, this run has {distributed.world()};"
+            f"{folder} was written by {written} rank{'s' * (written != 1)}, each with its share of the state"
+            f" (ZeRO), and this run has {distributed.world()};"
             f" resume with --nproc {written} (or as many GPUs in the hostfile), or start a new run from its weights"
             f" alone with start_from: {folder}"
         )
+
+
+def _is_sharded(folder: Path) -> bool:
+    """Whether the engine's state is in more files than the one that every rank reads."""
+    return {file.name for file in (folder / _RESUME / _TAG).iterdir()} != {"mp_rank_00_model_states.pt"}
 
 
 def check_data(folder: Path, sources: list[dict[str, Any]]) -> None:
@@ -327,26 +337,35 @@ def _inventory(folder: Path) -> dict[str, Any]:
 
 
 def check_same(
-    folder: Path, expected: dict[str, Any], as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda stored: stored
-) -> None:
+    folder: Path,
+    expected: dict[str, Any],
+    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda stored: stored,
+    free: Collection[str] = (),
+) -> dict[str, tuple[Any, Any]]:
     """Refuse to go on with another spec than the checkpoint's.
 
     Args:
         folder: of the checkpoint.
         expected: of the run that goes on.
         as_now: what an older release wrote, in the words of this one.
+        free: fields that may differ, as dotted paths of the record.
+
+    Returns:
+        Those that do, with both values.
 
     Raises:
         ArtifactError: naming the fields that differ, with both values.
     """
     stored = as_now(Manifest.read(folder).data["stage"])
-    changed = dict(sorted(_differences(stored, expected).items()))
+    every = dict(sorted(_differences(stored, expected).items()))
+    changed = {name: values for name, values in every.items() if name not in free}
     if changed:
         values = "; ".join(f"{name} was {then!r}, is {now!r}" for name, (then, now) in list(changed.items())[:8])
         raise ArtifactError(
             f"{folder} was trained with another spec: {', '.join(list(changed)[:8])} differ ({values}); restore what it"
             " was, or start anew with another output"
         )
+    return {name: values for name, values in every.items() if name in free}
 
 
 def _differences(then: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lensmith import files, parts
+from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
 from lensmith.dims import Dimensions, join
@@ -19,6 +20,7 @@ from lensmith.interfaces.shapes import Parameters
 from lensmith.io.json import decode_text, read_bytes
 from lensmith.planning import cost
 from lensmith.spec.run import OptimizerSpec, RunSpec, StageSpec
+from lensmith.training import schedule
 from lensmith.training.engine import precision_of
 from lensmith.training.feed import Split
 from lensmith.training.hardware import require_hardware
@@ -73,10 +75,10 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     first = reader.problem(bad[0]) if bad else ""
     if bad and stage.data.bad_rows == "skip":
         mixture.drop(bad)
-    steps = stage.max_steps or mixture.steps(stage.epochs, stage.batch.size)
+    steps = steps_of(stage, mixture, split.accumulation)
+    schedule.require_rates(f"stages.{name}", stage, steps)
     dtype = precision_of(stage)
-    warmup, optimizer = stage.schedule.warmup_steps, stage.optimizer.name
-    warm = f"{warmup} steps" if warmup is not None else f"{100 * stage.schedule.warmup_ratio:g} % of the steps"
+    optimizer, warm = stage.optimizer.name, f"{schedule.warmup(stage.schedule, steps):,} steps"
     yield f"stage {name}: from {start}, {len(mixture):,} rows, {steps:,} steps of {split.size} rows"
     if bad and stage.data.bad_rows == "error":
         yield f"  WOULD STOP: {len(bad)} rows cannot be used, first {first}"

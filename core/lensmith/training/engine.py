@@ -15,7 +15,7 @@ from lensmith.errors import TrainingError
 from lensmith.io.json import JsonError, read_object
 from lensmith.spec.run import StageSpec
 from lensmith.tensors import not_finite, told_names
-from lensmith.training import distributed
+from lensmith.training import distributed, memory
 from lensmith.training.divergence import Diverged
 from lensmith.training.feed import Split
 
@@ -72,8 +72,7 @@ def deepspeed_config(stage: StageSpec, split: Split) -> dict[str, Any]:
         "fp16": half | {"enabled": precision_of(stage) == torch.float16},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31,
-        "wall_clock_breakdown": False,
+        "steps_per_print": config.get("steps_per_print", 2**31),
     }
     return config
 
@@ -205,6 +204,13 @@ class Engine:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             self._norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else None
         self.engine.step()
+
+    def forget_gradients(self) -> None:
+        """Drop what a step that did not end has accumulated."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._last = None  # what failed is not tried again
+        memory.free()
 
     def set_rates(self, factor: float) -> dict[str, float]:
         """Set every group's learning rate to its peak times `factor`; returns them by name.

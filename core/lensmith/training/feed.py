@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lensmith.data.batch import Batch, collate, pack
-from lensmith.data.order import rows_of_steps
+from lensmith.data.order import NO_ROW, rows_of_steps
 from lensmith.data.reader import RowReader
 from lensmith.data.rows import LongRow
 from lensmith.data.sample import Sample
@@ -46,12 +46,19 @@ class Split:
         """
         size = stage.batch.size
         if size % world:
-            raise TrainingError(f"batch.size {size} cannot be shared by {world} ranks; make it a multiple of {world}")
+            near = max(world, size // world * world)
+            raise TrainingError(
+                f"a step of {size} rows (batch.size) cannot be shared evenly by {world} processes; set batch.size to"
+                f" {near}{f' or {near + world}' if near < size else ''}, or take"
+                f" {max(n for n in range(1, world) if size % n == 0)} processes"
+            )
         share = size // world
         micro = min(stage.batch.micro or share, share)
         if share % micro:
+            fitting = max(n for n in range(1, micro) if share % n == 0)
             raise TrainingError(
-                f"batch.micro {micro} does not divide the {share} rows that each of {world} ranks takes a step"
+                f"batch.micro {micro} does not divide the {share} rows of a step that each of {world} processes takes;"
+                f" set batch.micro to {fitting}"
             )
         return cls(size, micro, share // micro, rank, world)
 
@@ -103,14 +110,19 @@ class Feed(Dataset["list[Micro] | DataError"]):
         self.reader, self.stage, self.split, self.steps, self.packs = reader, stage, split, steps, packs
         # A loss that each micro-batch averages on its own depends on which rows are in it.
         self.lengths = lengths if packs and stage.loss == "tokens" else None
-        self.order = rows_of_steps(stage, reader.mixture, steps, split.micro, reader.lengths)
+        self.order = rows_of_steps(stage, reader.mixture, steps, split.micro, reader.lengths, split.accumulation)
 
     def __len__(self) -> int:
         return self.steps
 
     def rows(self, start: int) -> list[int]:
         """Running indices of the rows that the steps from `start` on show, in their order, each once."""
-        return list(dict.fromkeys(row for step in self.order[start:] for row in step))
+        seen: dict[int, None] = {}
+        for step in range(start, self.steps):
+            seen.update(dict.fromkeys(row for row in self.order[step] if row != NO_ROW))
+            if len(seen) == len(self.reader.mixture):
+                break
+        return list(seen)
 
     def __getitem__(self, step: int) -> list[Micro] | DataError:
         rows = self.order[step]
@@ -121,7 +133,8 @@ class Feed(Dataset["list[Micro] | DataError"]):
 
     def _shared(self, rows: Sequence[int]) -> list[Sequence[int]]:
         if self.lengths is None:
-            return self.split.rows(rows)
+            return [[row for row in own if row != NO_ROW] for own in self.split.rows(rows)]
+        rows = [row for row in rows if row != NO_ROW]
         return self.split.even_rows(rows, [int(self.lengths[row]) for row in rows])
 
     def _micro(self, indices: Sequence[int]) -> Micro:

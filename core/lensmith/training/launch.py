@@ -15,10 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from lensmith.errors import TrainingError
+from lensmith.spec.run import RunSpec
 
 WORKER = "LENSMITH_WORKER"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What asks a run to stop: a scheduler, Ctrl-C, a terminal that closes."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What asks a run to stop: a scheduler (which may send SIGUSR1, SIGUSR2 or, where time is up, SIGXCPU before it kills),
+Ctrl-C, a terminal that closes."""
+_PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""What DeepSpeed's launcher passes on to other machines; it dies of the others."""
 _MODULE = "lensmith.cli"
 
 
@@ -73,7 +77,9 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
         if again and number == signal.SIGINT:
             _end_group(process.pid)
         elif not again:
-            _ask_to_stop(process.pid, number, everyone=hostfile is not None)
+            everyone = hostfile is not None
+            sent = signal.SIGTERM if everyone and number not in _PASSED_ON else number
+            _ask_to_stop(process.pid, sent, everyone=everyone)
 
     heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
     previous = {n: signal.signal(n, forward) for n in heard}
@@ -86,6 +92,24 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
         _end_group(process.pid)
         for buffer in distributed.shared_memory(port):
             buffer.unlink(missing_ok=True)
+
+
+def require_shares(spec: RunSpec, *, nproc: int, hostfile: Path | None, only: str | None) -> None:
+    """See that the batches of the stages can be shared, before a process is started.
+
+    Raises:
+        TrainingError: the first one that cannot, or a hostfile that cannot be read.
+    """
+    from lensmith.training.dry_run import hosts_world
+    from lensmith.training.feed import Split
+
+    world = nproc if hostfile is None else hosts_world(hostfile) if hostfile.is_file() else 0
+    for name, stage in spec.stages.items():
+        if only in (None, name) and world:
+            try:
+                Split.of(stage, 0, world)
+            except TrainingError as error:
+                raise TrainingError(f"stages.{name}: {error}") from None
 
 
 def end_with_launcher() -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from lensmith.errors import TrainingError
+from lensmith.spec.network_loggers import wandb_server
 from lensmith.spec.run import LoggingSpec
 from lensmith.spec.stage_check import missing
 from lensmith.training import distributed
 from lensmith.training.progress import Display, Metrics
+
+_CONNECTING, _STARTING, _CLOSING = 5, 30, 60
+"""Seconds that a network logger may take to be reached, to start and to end."""
+_NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
 class Logger(Protocol):
@@ -43,7 +52,10 @@ class StepLog:
         """Stop drawing, close files."""
         self.display.__exit__(kind, error, trace)
         for logger in self.loggers:
-            logger.close()
+            if isinstance(logger, Metrics):
+                logger.close()
+            else:
+                self._with(logger, lambda: within(_CLOSING, logger.close))  # noqa: B023 - called at once
 
     def step(self, entry: dict[str, Any], messages: Iterable[str] = ()) -> None:
         """Show and write a finished step.
@@ -57,8 +69,19 @@ class StepLog:
         for message in messages:
             self.display.say(message)
         stamped = entry | {"time": round(time.time(), 3)}
-        for logger in self.loggers:
-            logger.write(stamped)
+        for logger in list(self.loggers):
+            if isinstance(logger, Metrics):
+                logger.write(stamped)  # the run's own record: a disk that is full ends it
+            else:
+                self._with(logger, lambda: logger.write(stamped))  # noqa: B023 - called at once
+
+    def _with(self, logger: Logger, action: Callable[[], object]) -> None:
+        """Have a logger do something; one that cannot is left out from then on, and said so, for no run ends by it."""
+        try:
+            action()
+        except Exception as error:
+            self.loggers.remove(logger)
+            self.display.say(f"warning: {_failed(logger, error)}; the run goes on without it")
 
 
 def open_log(
@@ -83,11 +106,70 @@ def open_log(
     if main:
         folder = run / "metrics"
         loggers.append(Metrics(folder / f"{stage}.jsonl", start))
-        if "tensorboard" in spec.loggers:
-            loggers.append(TensorBoard(folder / "tensorboard" / stage, start))
-        if "wandb" in spec.loggers:
-            loggers.append(WeightsAndBiases(folder, spec.project, run.name, stage, settings or {}))
+        makers: dict[str, Callable[[], Logger]] = {
+            "tensorboard": lambda: TensorBoard(folder / "tensorboard" / stage, start),
+            "wandb": lambda: WeightsAndBiases(folder, spec.project, run.name, stage, settings or {}),
+        }
+        for name in spec.loggers:
+            try:
+                loggers.append(makers[name]())
+            except TrainingError:
+                raise
+            except Exception as error:
+                display.say(f"warning: {name} cannot be used: {_said(error)}; the run goes on without it")
     return StepLog(display, loggers)
+
+
+def within(seconds: float, action: Callable[[], object]) -> None:
+    """Do something that may wait for a network, for so long at most.
+
+    Raises:
+        TimeoutError: it has not ended; it is left to itself.
+        Exception: what it raised.
+    """
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"it did not end within {seconds:g} s")
+    if failure:
+        raise failure[0]
+
+
+def prepare(spec: LoggingSpec) -> None:
+    """Before weights are loaded: look whether the network loggers are there, and say what happens if they are not.
+
+    Weights & Biases that cannot be reached keeps its records in the run's folder, as it does offline.
+    """
+    if "wandb" not in spec.loggers or distributed.rank() != 0 or os.environ.get("WANDB_MODE") in _NO_NETWORK:
+        return
+    host, port = wandb_server()
+    try:
+        socket.create_connection((host, port), timeout=_CONNECTING).close()
+    except OSError as error:
+        os.environ["WANDB_MODE"] = "offline"
+        print(
+            f"warning: Weights & Biases cannot be reached ({host}: {_said(error)}); its records stay in the run's"
+            " folder, `wandb sync` sends them later (WANDB_MODE=offline says so beforehand)",
+            file=sys.stderr,
+        )
+
+
+def _failed(logger: Logger, error: Exception) -> str:
+    return f"{type(logger).__name__} failed: {_said(error)}"
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -131,6 +213,8 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise TrainingError(f"logging.loggers: {missing('wandb', 'wandb')}") from error
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_STARTING))
+        os.environ.setdefault("WANDB_SILENT", "true")
         note = folder / f"{stage}.wandb"
         known = note.read_text(encoding="utf-8").strip() if note.is_file() else None
         self._run = wandb.init(

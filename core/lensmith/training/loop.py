@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from lensmith.errors import TrainingError
 from lensmith.spec.run import StageSpec
-from lensmith.training import distributed, schedule
+from lensmith.training import distributed, memory, schedule
 from lensmith.training.divergence import Diverged
 from lensmith.training.engine import Engine
 from lensmith.training.feed import Feed, Micro
 from lensmith.training.loggers import StepLog
 from lensmith.training.watch import GradientWatch
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -44,29 +47,22 @@ def run(
     Raises:
         DataError: a row that cannot be used, where the spec does not leave such rows out.
         Diverged: the loss is not finite.
+        OutOfMemory: there is no memory for a step.
         TrainingError: the first step's gradients are not the plan, or no row could be used.
     """
     watch = GradientWatch(engine.model) if start == 0 else None
     engine.engine.train()  # checkpoints are loaded in evaluation mode
     learnt = 0.0
     began = time.perf_counter()
-    for step, micros in enumerate(feed.batches(start), start):
+    steps = enumerate(feed.batches(start), start)
+    step = start - 1
+    while (ahead := _in_memory(lambda: next(steps, None), step + 1, moved=lambda: False)) is not None:
+        step, micros = ahead
         counts = count(micros, engine)
         learnt += counts.targets
         rates = engine.set_rates(schedule.factor(stage.schedule, step, feed.steps))
-        total = 0.0
-        for micro in micros:
-            # A dummy even where no rank has a picture: ranks must use the same parameters, a loss must have a graph,
-            # and ZeRO-3 would take a parameter without a gradient to have the one of the step before.
-            loss = engine.forward(micro.batch.to(engine.device), dummy_picture=True)
-            if not loss.requires_grad:
-                raise TrainingError(
-                    "the loss does not depend on anything that trains; the tuner trains what is not used"
-                )
-            targets = averaged_over(stage, micro, counts, engine)
-            engine.backward(loss, targets)
-            engine.step()
-            total += float(loss.detach()) / targets
+        taken = _Step(engine, stage, micros, counts)
+        total = _in_memory(taken.run, step, moved=lambda: taken.moving)  # noqa: B023 - called at once
         if watch:
             watch.verify()
             watch = None
@@ -90,6 +86,48 @@ def run(
         began = time.perf_counter()
     if start < feed.steps and not learnt:
         raise TrainingError("every row was left out, so nothing was learnt; `lensmith data check` says why")
+
+
+class _Step:
+    """Forward and backward of a step's micro-batches, and the optimiser's move."""
+
+    def __init__(self, engine: Engine, stage: StageSpec, micros: list[Micro], counts: Counts) -> None:
+        self.engine, self.stage, self.micros, self.counts = engine, stage, micros, counts
+        self.moving = False
+
+    def run(self) -> float:
+        """The loss of this rank's rows."""
+        total = 0.0
+        for number, micro in enumerate(self.micros, 1):
+            # A dummy even where no rank has a picture: ranks must use the same parameters, a loss must have a graph,
+            # and ZeRO-3 would take a parameter without a gradient to have the one of the step before.
+            loss = self.engine.forward(micro.batch.to(self.engine.device), dummy_picture=True)
+            if not loss.requires_grad:
+                raise TrainingError(
+                    "the loss does not depend on anything that trains; the tuner trains what is not used"
+                )
+            targets = averaged_over(self.stage, micro, self.counts, self.engine)
+            self.engine.backward(loss, targets)
+            self.moving = number == len(self.micros)
+            self.engine.step()
+            total += float(loss.detach()) / targets
+        return total
+
+
+def _in_memory(action: Callable[[], Result], step: int, *, moved: Callable[[], bool]) -> Result:
+    """Do something of a step.
+
+    Raises:
+        OutOfMemory: there was no memory for it.
+    """
+    try:
+        return action()
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        said = memory.told(error)
+    # Out of the handler, so that what the failed step holds is free.
+    raise memory.OutOfMemory(f"no memory for step {step + 1} ({said})", moved=moved())
 
 
 def averaged_over(stage: StageSpec, micro: Micro, counts: Counts, engine: Engine) -> float:

@@ -8,28 +8,30 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from lensmith import artifacts, files, parts
 from lensmith.artifacts import MANIFEST, Manifest, Provenance
+from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
-from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join
-from lensmith.errors import ArtifactError, DataError, Interrupted, SpecError, TrainingError
+from lensmith.dims import LARGE_PARTS, join
+from lensmith.errors import ArtifactError, DataError, Interrupted, TrainingError
 from lensmith.fused import fits
 from lensmith.loading import restore
-from lensmith.spec.build import load_spec
-from lensmith.spec.run import ModelSpec, RunSpec, StageSpec
-from lensmith.training import checkpoint, distributed, launch, loop
+from lensmith.spec.run import RunSpec, StageSpec
+from lensmith.training import checkpoint, distributed, launch, loop, schedule
 from lensmith.training.alone import alone
 from lensmith.training.divergence import Diverged, cure, require_finite
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
 from lensmith.training.hardware import accelerator, require_hardware, set_tf32
-from lensmith.training.loggers import open_log
+from lensmith.training.identity import GOES_ON, as_now, different_parts, identity, may_change
+from lensmith.training.loggers import open_log, prepare
+from lensmith.training.memory import OutOfMemory, advice, is_out_of_memory, told
 from lensmith.training.optimizer import build_optimizer
 from lensmith.training.progress import Display
 from lensmith.training.stopping import StopRequest
@@ -70,6 +72,7 @@ def run_stages(spec: RunSpec, options: Options) -> list[Path]:
     launch.end_with_launcher()
     distributed.start()
     with alone(options.output):
+        prepare(spec.logging)
         return _run(spec, options)
 
 
@@ -80,10 +83,10 @@ def _run(spec: RunSpec, options: Options) -> list[Path]:
     for name, stage in spec.stages.items():
         artifact = options.output / name
         if artifact.exists() and (options.resume or (options.only is not None and name != options.only)):
-            checkpoint.check_same(artifact, _identity(spec, name, stage), _as_now)
+            _check_finished(artifact, spec, name, stage)
             _check_beginning(artifact, previous)
         elif options.only is None or name == options.only:
-            stopped = _Stage(spec, name, stage, previous, options).run(artifact)
+            stopped = _train(_Stage(spec, name, stage, previous, options), artifact)
             last = name in (options.only, list(spec.stages)[-1])
             if stopped and not last:
                 raise _interrupted(stopped, f"after stage {name!r}, whose artifact is {artifact}")
@@ -94,6 +97,35 @@ def _run(spec: RunSpec, options: Options) -> list[Path]:
         if name == options.only:
             break
     return made
+
+
+def _train(stage: _Stage, artifact: Path) -> int:
+    """`_Stage.run`, whose memory may not suffice before the first step, either."""
+    try:
+        return stage.run(artifact)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said, cures = told(error), advice(stage.name, stage.stage, stage.split)
+        raise TrainingError(
+            f"stage {stage.name!r}: no memory for the model and its optimiser ({said}); {cures}"
+        ) from None
+
+
+def _check_finished(artifact: Path, spec: RunSpec, name: str, stage: StageSpec) -> None:
+    """Refuse a finished stage of another spec.
+
+    Raises:
+        ArtifactError: naming what differs; of more steps, how they are had.
+    """
+    free = [*may_change(stage), *GOES_ON]
+    changed = checkpoint.check_same(artifact, identity(spec, name, stage), as_now, free)
+    said = [f"{field} was {then!r}, is {now!r}" for field, (then, now) in changed.items() if field in GOES_ON]
+    if longer := "; ".join(said):
+        cure = f"go on from its weights with start_from: {artifact} and another --output"
+        if checkpoint.begun(artifact.parent, name):
+            cure = f"delete {artifact}, and --resume goes on from its last checkpoint"
+        raise ArtifactError(f"{artifact} is finished, and the spec asks for another length ({longer}); {cure}")
 
 
 def _check_beginning(artifact: Path, previous: Path | None) -> None:
@@ -134,36 +166,6 @@ def _interrupted(number: int, where: str) -> Interrupted:
     return Interrupted(message, number)
 
 
-def _identity(spec: RunSpec, name: str, stage: StageSpec) -> dict[str, Any]:
-    """What must not change between a checkpoint and its continuation."""
-    dumped = stage.model_dump(mode="json", exclude={"checkpoints": True, "cache": True, "data": {"workers"}})
-    start = str(spec.start_from) if spec.start_from is not None else None
-    return {"name": name, "spec": dumped, "model": spec.model.model_dump(mode="json"), "start_from": start}
-
-
-def _as_now(stored: dict[str, Any]) -> dict[str, Any]:
-    """The record of a stage with the fields that came after it was written, at their defaults."""
-    try:
-        spec = load_spec({"model": stored["model"], "stages": {stored["name"]: stored["spec"]}})
-    except (KeyError, SpecError):  # as it is, it differs, and the message says in what
-        return stored
-    return {**_identity(spec, stored["name"], spec.stages[stored["name"]]), "start_from": stored.get("start_from")}
-
-
-def _different_parts(theirs: dict[str, Any], ours: ModelSpec) -> list[str]:
-    """Fields in which the parts of an artifact differ from a spec's, but for where weights are."""
-    different = []
-    for kind in (*SMALL_PARTS, *LARGE_PARTS):
-        part, stored = getattr(ours, kind), dict(theirs[kind])
-        wanted = part.model_dump(mode="json")
-        if hasattr(part, "sources"):
-            same_part = stored.get("name") == wanted.get("name")
-            places = {*part.sources(), *(type(part).model_validate(stored).sources() if same_part else ())}
-            stored, wanted = ({k: v for k, v in d.items() if k not in places} for d in (stored, wanted))
-        different += [f"model.{kind}.{k}" for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
-    return different
-
-
 def _why_padded(stage: StageSpec, model: MultimodalModel) -> str | None:
     """Why the rows of a micro-batch are padded; None where they are packed."""
     if stage.batch.packing == "off":
@@ -192,28 +194,34 @@ class _Stage:
         require_hardware(self.name, self.stage)
         found = self.found()
         reader = self.reader()  # rows are checked before weights are loaded
+        steps = steps_of(self.stage, reader.mixture, self.split.accumulation)
+        schedule.require_rates(f"stages.{self.name}", self.stage, steps)
         if found is not None:
             checkpoint.check_data(found, self.sources)
         torch.manual_seed(self.stage.seed)
         set_tf32(self.stage.tf32)
         tuner: Tuner = parts.implementation(Kind.TUNER, self.stage.tuner)(self.stage.tuner)
         model = self.model(tuner, reader)
-        steps = self.stage.max_steps or reader.mixture.steps(self.stage.epochs, self.stage.batch.size)
         optimizer = build_optimizer(model, tuner.groups(model), self.stage)
         self.announce(model, reader, steps)
         start = 0 if found is None else checkpoint.step_of(found)
+        if start > steps:
+            raise TrainingError(
+                f"{found} has {start} steps already, stages.{self.name} asks for {steps}; raise epochs or max_steps,"
+                " or start anew with another output"
+            )
         feed = Feed(reader, self.stage, self.split, steps, packs=self.pads_because is None, lengths=self.lengths(model))
         features = self.features(model, feed, start)
         engine = Engine(model, optimizer, self.stage, self.split)
         distributed.release_shared_memory()
         # Every rank drew the same fresh weights; dropout must differ between them.
-        torch.manual_seed(self.stage.seed + distributed.rank())
+        torch.manual_seed((self.stage.seed + distributed.rank()) % 2**64)
         if found is not None:
             checkpoint.restore(engine, found)
 
         def write(folder: Path, state: dict[str, torch.Tensor], step: int) -> None:
             provenance = Provenance(
-                stage=_identity(self.spec, self.name, self.stage),
+                stage=identity(self.spec, self.name, self.stage),
                 data=self.sources,
                 step=step,
                 steps=steps,
@@ -241,7 +249,7 @@ class _Stage:
             if stopped:
                 raise _interrupted(stopped, f"after step {step} of {steps}; the checkpoint is {target}")
 
-        settings = _identity(self.spec, self.name, self.stage)
+        settings = identity(self.spec, self.name, self.stage)
         with stop:
             with open_log(self.spec.logging, self.options.output, self.name, start, steps, settings) as log:
                 try:
@@ -249,12 +257,17 @@ class _Stage:
                 except Diverged as error:
                     # What the run went on from is bad itself where not one step was taken from it.
                     raise self.diverged(error, done + 1 if done > start else start) from error
-                except DataError:
-                    if distributed.world() == 1 and done > saved:  # other ranks are in the middle of a step
+                except (DataError, OutOfMemory) as error:
+                    if distributed.world() == 1 and done > saved and not getattr(error, "moved", False):
+                        # Other ranks would be in the middle of a step.
+                        engine.forget_gradients()
                         target = checkpoint.folder_of(self.options.output, self.name, done)
                         keep = self.stage.checkpoints.keep
                         with suppress(Diverged):
                             checkpoint.save(engine, target, lambda folder, state: write(folder, state, done), keep)
+                            saved = done
+                    if isinstance(error, OutOfMemory):
+                        raise self.exhausted(error, saved) from None
                     raise
             try:
                 require_finite(engine, steps)
@@ -265,6 +278,12 @@ class _Stage:
             if features is not None:
                 features.release()
             return stop.agreed()
+
+    def exhausted(self, error: OutOfMemory, saved: int) -> TrainingError:
+        """The same with what would fit, and from where the run goes on."""
+        has = saved or checkpoint.begun(self.options.output, self.name)
+        goes_on = f" Steps up to {saved} are saved; go on with --resume and one of these." if has else ""
+        return TrainingError(f"stage {self.name!r}: {error}; {advice(self.name, self.stage, self.split)}{goes_on}")
 
     def diverged(self, error: Diverged, before: int) -> TrainingError:
         """The same with what to do.
@@ -293,7 +312,11 @@ class _Stage:
         if self.main:
             for message in found.damaged:
                 print(f"{message}; going on from {found.folder.name} instead", file=sys.stderr)
-        checkpoint.check_same(found.folder, _identity(self.spec, self.name, self.stage), _as_now)
+        free = [*may_change(self.stage), *GOES_ON]
+        changed = checkpoint.check_same(found.folder, identity(self.spec, self.name, self.stage), as_now, free)
+        for field, (then, now) in changed.items() if self.main else ():
+            name = field.replace("spec.", f"stages.{self.name}.", 1)
+            print(f"going on from {found.folder.name} with {name} {now!r} (it was {then!r})", file=sys.stderr)
         checkpoint.check_world(found.folder)
         if Manifest.read(found.folder).data.get("starts_from") != self.beginning:
             raise TrainingError(
@@ -386,7 +409,7 @@ class _Stage:
         """The model of the artifact before; its adapters go on training where this stage's tuner is the same."""
         assert self.previous is not None
         manifest = Manifest.read(self.previous)
-        if different := _different_parts(manifest.data["model"], self.spec.model):
+        if different := different_parts(manifest.data["model"], self.spec.model):
             raise ArtifactError(
                 f"{self.previous} is of another model than this spec's: {', '.join(different)} differ; make them equal"
             )

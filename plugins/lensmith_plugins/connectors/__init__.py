@@ -16,6 +16,13 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="linear",
+            known_as=dict.fromkeys(
+                (
+                    "linear_projection",
+                    "linear_proj",
+                ),
+                "linear",
+            ),
             spec="lensmith_plugins.connectors.specs:LinearSpec",
             implementation="lensmith_plugins.connectors.linear:LinearConnector",
             summary="one linear layer for each token (LLaVA)",
@@ -25,6 +32,16 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="mlp",
+            known_as={
+                "mlp1x_gelu": "{name: mlp, depth: 1}",
+                "mlp2x_gelu": "{name: mlp, depth: 2}",
+                "mlp3x_gelu": "{name: mlp, depth: 3}",
+                "mlp4x_gelu": "{name: mlp, depth: 4}",
+                "mlp_gelu": "mlp",
+                "mlp*_gelu": "{name: mlp, depth: N}",
+                "two_layer_mlp": "{name: mlp, depth: 2}",
+                "llava_mlp": "mlp",
+            },
             spec="lensmith_plugins.connectors.specs:MlpSpec",
             implementation="lensmith_plugins.connectors.mlp:MlpConnector",
             summary="a multi-layer perceptron for each token (LLaVA-1.5)",
@@ -43,6 +60,14 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="qformer",
+            known_as=dict.fromkeys(
+                (
+                    "q_former",
+                    "blip2_qformer",
+                    "instructblip",
+                ),
+                "qformer",
+            ),
             spec="lensmith_plugins.connectors.qformer_spec:QFormerSpec",
             implementation="lensmith_plugins.connectors.qformer:QFormerConnector",
             summary="learned queries that look at the picture, and at the question, in a BERT (BLIP-2, InstructBLIP)",
@@ -52,6 +77,13 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="perceiver",
+            known_as=dict.fromkeys(
+                (
+                    "*resampler",
+                    "flamingo",
+                ),
+                "perceiver",
+            ),
             spec="lensmith_plugins.connectors.perceiver_spec:PerceiverSpec",
             implementation="lensmith_plugins.connectors.perceiver:PerceiverConnector",
             summary="learned latents that look at the picture layer by layer (Flamingo)",
@@ -61,6 +93,15 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="pixel_shuffle",
+            known_as=dict.fromkeys(
+                (
+                    "internvl*",
+                    "pixelshuffle",
+                    "mlp_downsample*",
+                    "patch_merger",
+                ),
+                "pixel_shuffle",
+            ),
             spec="lensmith_plugins.connectors.grid_specs:PixelShuffleSpec",
             implementation="lensmith_plugins.connectors.pixel_shuffle:PixelShuffleConnector",
             summary="neighbouring tokens side by side in one, a norm and a perceptron (InternVL)",
@@ -70,6 +111,15 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.CONNECTOR,
             name="pool",
+            known_as=dict.fromkeys(
+                (
+                    "*avg_pool*",
+                    "*average_pool*",
+                    "*avgpool*",
+                    "spatial_pool",
+                ),
+                "pool",
+            ),
             spec="lensmith_plugins.connectors.grid_specs:PoolSpec",
             implementation="lensmith_plugins.connectors.pool:PoolConnector",
             summary="averages of neighbouring tokens and a perceptron (DeCo)",

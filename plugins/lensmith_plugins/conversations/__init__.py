@@ -22,6 +22,14 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="plain",
+            known_as=dict.fromkeys(
+                (
+                    "v0_plain",
+                    "llava_plain",
+                    "pretrain",
+                ),
+                "plain",
+            ),
             spec="lensmith_plugins.conversations.specs:PlainSpec",
             implementation=f"{_HERE}.plain:PlainConversation",
             summary="picture, then caption: the first stage of LLaVA",
@@ -31,6 +39,13 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="vicuna_v1",
+            known_as=dict.fromkeys(
+                (
+                    "v1",
+                    "vicuna*",
+                ),
+                "vicuna_v1",
+            ),
             spec="lensmith_plugins.conversations.specs:VicunaSpec",
             implementation=f"{_HERE}.vicuna:VicunaConversation",
             summary="USER: … ASSISTANT: …</s>, as Vicuna 1.1 and later and LLaVA-1.5",
@@ -85,6 +100,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="llama_2",
+            known_as=dict.fromkeys(("llama2*",), "llama_2"),
             spec="lensmith_plugins.conversations.specs:Llama2Spec",
             implementation=f"{_HERE}.llama2:Llama2Conversation",
             summary="[INST] … [/INST] … </s>, as LLaMA-2-chat",
@@ -103,6 +119,7 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="mistral_instruct",
+            known_as=dict.fromkeys(("mistral*",), "mistral_instruct"),
             spec="lensmith_plugins.conversations.specs:MistralInstructSpec",
             implementation=f"{_HERE}.llama2:Llama2Conversation",
             summary="[INST] … [/INST] … </s> without a system text, as LLaVA-1.6 on Mistral",
@@ -112,6 +129,13 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="chatml",
+            known_as=dict.fromkeys(
+                (
+                    "qwen*",
+                    "chatml_*",
+                ),
+                "chatml",
+            ),
             spec="lensmith_plugins.conversations.specs:ChatmlSpec",
             implementation=f"{_HERE}.chatml:ChatmlConversation",
             summary="<|im_start|>role … <|im_end|>, as Qwen and SmolLM2",
@@ -121,6 +145,18 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.CONVERSATION,
             name="tokenizer",
+            known_as=dict.fromkeys(
+                (
+                    "auto",
+                    "hf",
+                    "chat_template",
+                    "llama3*",
+                    "llama_3*",
+                    "gemma*",
+                    "phi*",
+                ),
+                "tokenizer",
+            ),
             spec="lensmith_plugins.conversations.specs:TokenizerSpec",
             implementation=f"{_HERE}.tokenizer:TokenizerConversation",
             summary="the chat template that came with the language model's tokenizer",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lensmith import Checkpoint, ImporterSpec
 
 
@@ -30,6 +33,13 @@ class LlavaImportSpec(OpenSpec):
     select_layer: int | None = None
     """Hidden state of the vision encoder. Default none: the config's `mm_vision_select_layer`; without a config it must
     be said."""
+
+    @classmethod
+    def migrated(cls, arguments: Mapping[str, Any], gpus: int) -> Mapping[str, Any] | None:
+        """See `ImporterSpec.migrated`."""
+        from lensmith_plugins.formats.llava_script import spec_of
+
+        return spec_of(arguments, gpus)
 
 
 class HfImportSpec(OpenSpec):

@@ -16,6 +16,14 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="square",
+            known_as=dict.fromkeys(
+                (
+                    "resize",
+                    "center_crop",
+                    "crop",
+                ),
+                "square",
+            ),
             spec="lensmith_plugins.image_splitters.specs:SquareSpec",
             implementation="lensmith_plugins.image_splitters.single_view:SquareSplitter",
             summary="one view, the picture's centre square",
@@ -25,6 +33,13 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="pad",
+            known_as=dict.fromkeys(
+                (
+                    "expand2square",
+                    "padding",
+                ),
+                "pad",
+            ),
             spec="lensmith_plugins.image_splitters.specs:PadSpec",
             implementation="lensmith_plugins.image_splitters.single_view:PadSplitter",
             summary="one view, the whole picture padded to a square (LLaVA-1.5)",
@@ -34,6 +49,15 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.IMAGE_SPLITTER,
             name="anyres",
+            known_as=dict.fromkeys(
+                (
+                    "anyres_max*",
+                    "any_res*",
+                    "llava_next",
+                    "dynamic*",
+                ),
+                "anyres",
+            ),
             spec="lensmith_plugins.image_splitters.specs:AnyresSpec",
             implementation="lensmith_plugins.image_splitters.tiled:AnyresSplitter",
             summary="the whole picture and tiles of it at its own aspect ratio (LLaVA-1.6)",

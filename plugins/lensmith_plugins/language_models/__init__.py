@@ -21,6 +21,14 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="llama",
+            known_as=dict.fromkeys(
+                (
+                    "llama*",
+                    "meta_llama*",
+                    "llava_llama*",
+                ),
+                "{name: llama, checkpoint: …}",
+            ),
             spec="lensmith_plugins.language_models.specs:LlamaSpec",
             implementation=_IMPLEMENTATION,
             summary="LLaMA 1, 2, 3 and models of their architecture",
@@ -30,6 +38,13 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="vicuna",
+            known_as=dict.fromkeys(
+                (
+                    "vicuna*",
+                    "lmsys*",
+                ),
+                "{name: vicuna, checkpoint: …}",
+            ),
             spec="lensmith_plugins.language_models.specs:VicunaSpec",
             implementation=_IMPLEMENTATION,
             summary="Vicuna 1.1, 1.3 and 1.5, LLaVA's language models",
@@ -39,6 +54,30 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.LANGUAGE_MODEL,
             name="hf_causal",
+            known_as=dict.fromkeys(
+                (
+                    "qwen*",
+                    "mistral*",
+                    "mixtral*",
+                    "phi*",
+                    "gemma*",
+                    "internlm*",
+                    "smollm*",
+                    "deepseek*",
+                    "yi*",
+                    "opt*",
+                    "gpt*",
+                    "mpt*",
+                    "olmo*",
+                    "falcon*",
+                    "auto*",
+                    "causal_lm",
+                    "hf",
+                    "llava_qwen*",
+                    "llava_mistral*",
+                ),
+                "{name: hf_causal, checkpoint: …}",
+            ),
             spec="lensmith_plugins.language_models.specs:HfCausalSpec",
             implementation=_IMPLEMENTATION,
             summary="any causal language model that transformers loads",

@@ -16,6 +16,17 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="frozen",
+            known_as=dict.fromkeys(
+                (
+                    "tune_mm_mlp_adapter",
+                    "freeze*",
+                    "projector*",
+                    "connector*",
+                    "pretrain",
+                    "linear_probe",
+                ),
+                "frozen",
+            ),
             spec="lensmith_plugins.tuners.specs:FrozenSpec",
             implementation="lensmith_plugins.tuners.frozen:FrozenTuner",
             summary="Train the connector alone (LLaVA's stage 1)",
@@ -25,6 +36,15 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="full",
+            known_as=dict.fromkeys(
+                (
+                    "*full*",
+                    "sft",
+                    "all",
+                    "none",
+                ),
+                "full",
+            ),
             spec="lensmith_plugins.tuners.specs:FullSpec",
             implementation="lensmith_plugins.tuners.full:FullTuner",
             summary="Train whole parts or ranges of layers, each with its own learning rate (LLaVA's stage 2)",
@@ -38,6 +58,12 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="lora",
+            known_as={
+                "lora_enable": "lora",
+                "dora": "{name: lora, dora: true}",
+                "rslora": "{name: lora, rslora: true}",
+                "peft_lora": "lora",
+            },
             spec="lensmith_plugins.tuners.lora_spec:LoraSpec",
             implementation="lensmith_plugins.tuners.lora:LoraTuner",
             summary="Train low-rank adapters on named linear layers, and the connector in full",
@@ -47,6 +73,14 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="qlora",
+            known_as=dict.fromkeys(
+                (
+                    "*4bit",
+                    "nf4",
+                    "bnb*",
+                ),
+                "qlora",
+            ),
             spec="lensmith_plugins.tuners.lora_spec:QLoraSpec",
             implementation="lensmith_plugins.tuners.qlora:QLoraTuner",
             summary="Train low-rank adapters over a language model in 4 bits, and the connector in full",
@@ -56,6 +90,19 @@ def lensmith_components() -> Iterable[Component]:
         Component(
             kind=Kind.TUNER,
             name="peft",
+            known_as={
+                "ia3": "{name: peft, method: ia3}",
+                "prefix_tuning": "{name: peft, method: prefix_tuning}",
+                "oft": "{name: peft, method: oft}",
+                "boft": "{name: peft, method: boft}",
+                "vera": "{name: peft, method: vera}",
+                "loha": "{name: peft, method: loha}",
+                "lokr": "{name: peft, method: lokr}",
+                "hra": "{name: peft, method: hra}",
+                "adalora": "{name: peft, method: adalora}",
+                "p_tuning": "{name: peft, method: p_tuning}",
+                "adaption_prompt": "{name: peft, method: adaption_prompt}",
+            },
             spec="lensmith_plugins.tuners.peft_spec:PeftSpec",
             implementation="lensmith_plugins.tuners.peft_method:PeftTuner",
             summary="Train with any method of the peft library that works through input embeddings",

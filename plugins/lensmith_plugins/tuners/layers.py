@@ -65,13 +65,15 @@ class LayerSettings(PartSpec):
 
 
 def as_settings(value: Any) -> Any:
-    """`true` is all of a part, `false` nothing, a mapping short for a list of one."""
+    """`true` is all of a part, `false` nothing, a mapping short for a list of one, text for a mapping of `layers`."""
+    if isinstance(value, str):
+        value = {"layers": value}
     if isinstance(value, bool):
         return [{}] if value else []
     return [value] if isinstance(value, (dict, LayerSettings)) else value
 
 
-SettingsInput = BeforeValidator(as_settings, json_schema_input_type=bool | LayerSettings | list[LayerSettings])
+SettingsInput = BeforeValidator(as_settings, json_schema_input_type=bool | str | LayerSettings | list[LayerSettings])
 """What a spec may write for a list of `LayerSettings`."""
 
 

@@ -16,6 +16,14 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="clip",
+            known_as=dict.fromkeys(
+                (
+                    "*clip_vit*",
+                    "clip_vision*",
+                    "openai*",
+                ),
+                "{name: clip, checkpoint: …}",
+            ),
             spec="lensmith_plugins.vision_encoders.transformers_specs:ClipSpec",
             implementation="lensmith_plugins.vision_encoders.clip:ClipEncoder",
             summary="CLIP's vision transformer, patch features of one layer (LLaVA's vision tower)",
@@ -25,6 +33,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="siglip",
+            known_as=dict.fromkeys(("*siglip*",), "{name: siglip, checkpoint: …}"),
             spec="lensmith_plugins.vision_encoders.transformers_specs:SiglipSpec",
             implementation="lensmith_plugins.vision_encoders.siglip:SiglipEncoder",
             summary="SigLIP's and SigLIP 2's vision transformer, patch features of one layer",
@@ -34,6 +43,7 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="dinov2",
+            known_as=dict.fromkeys(("*dino*",), "{name: dinov2, checkpoint: …}"),
             spec="lensmith_plugins.vision_encoders.transformers_specs:Dinov2Spec",
             implementation="lensmith_plugins.vision_encoders.dinov2:Dinov2Encoder",
             summary="DINOv2's vision transformer, with or without registers, patch features of one layer",
@@ -52,6 +62,14 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="open_clip",
+            known_as=dict.fromkeys(
+                (
+                    "*openclip*",
+                    "*open_clip*",
+                    "laion*",
+                ),
+                "{name: open_clip, model: …}",
+            ),
             spec="lensmith_plugins.vision_encoders.open_clip_spec:OpenClipSpec",
             implementation="lensmith_plugins.vision_encoders.open_clip_tower:OpenClipEncoder",
             summary="image tower of an open_clip model, patch features of one layer",
@@ -61,6 +79,15 @@ def lensmith_components() -> list[Component]:
         Component(
             kind=Kind.VISION_ENCODER,
             name="timm",
+            known_as=dict.fromkeys(
+                (
+                    "vit_*",
+                    "*convnext*",
+                    "*resnet*",
+                    "*eva*",
+                ),
+                "{name: timm, model: …}",
+            ),
             spec="lensmith_plugins.vision_encoders.timm_spec:TimmSpec",
             implementation="lensmith_plugins.vision_encoders.timm_features:TimmEncoder",
             summary="feature maps of any timm model, convolutional or transformer, one or more levels",

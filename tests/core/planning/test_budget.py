@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ from lensmith.spec.build import load_spec
         ("8xA100-80g", "a100-80g", 8),
         ("h100-80gx2", "h100-80g", 2),
         (["a100-80g", "x", "16"], "a100-80g", 16),
+        ("h100", "h100-80g", 1),
+        ("H100 x 4", "h100-80g", 4),
+        ("nvidia-h100-sxm", "h100-80g", 1),
+        ("8 x H100 80GB", "h100-80g", 8),
+        ("4090", "rtx4090-24g", 1),
+        ("h200 x 2", "h200-141g", 2),
     ],
 )
 def test_hardware_is_written_as_people_do(text: Any, name: str, count: int) -> None:
@@ -36,6 +43,20 @@ def test_hardware_is_written_as_people_do(text: Any, name: str, count: int) -> N
 def test_what_is_no_hardware(text: str) -> None:
     with pytest.raises(SpecError, match="--hardware: "):
         parse_hardware(text)
+
+
+@pytest.mark.parametrize(("text", "said"), [("a100", "a100-40g or a100-80g; say which"), ("h1000", "is not known")])
+def test_N17_a_name_of_several_or_of_none(text: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        parse_hardware(text)
+
+
+@pytest.mark.parametrize("option", ["--gpu-memory", "--tflops", "--price"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300"])
+def test_A11_hardware_is_finite(option: str, value: str) -> None:
+    done = CliRunner().invoke(app, ["plan", "llava-1.5-7b", "--hardware", "h100", option, value])
+    assert isinstance(done.exception, SpecError) or done.exit_code == 2
+    assert "Traceback" not in done.output
 
 
 def test_every_constant_can_be_given() -> None:
@@ -113,3 +134,30 @@ def test_wrong_options(options: list[str], said: str) -> None:
     result = CliRunner().invoke(app, ["plan", "llava-1.5-7b", *options])
     assert isinstance(result.exception, SpecError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count", "said"),
+    [
+        ((), 8, "yes: ZeRO-3, batch.size 128 on 8 GPUs, 16 rows at once"),
+        (("stages.finetune.deepspeed.zero=0",), 8, "no: ZeRO-0, .* not even one row fits: set deepspeed.zero: 1"),
+        (("stages.finetune.activation_checkpointing=false",), 8, r"no: ZeRO-3, .*; set batch.micro: [1248] \\("),
+        ((), 7, "no: .* cannot be shared evenly; set batch.size to 126 or 133"),
+        (("stages.finetune.batch.micro=1",), 8, "yes: .* batch.micro: 16 .* fits, too"),
+    ],
+)
+def test_N17_does_it_fit_and_which_micro_batch(overrides: tuple[str, ...], count: int, said: str) -> None:
+    loaded = load_spec("llava-1.5-7b", overrides)
+    gpu = parse_hardware("h100")[0]
+    found = budget(plan(loaded, world=count), loaded, gpu, count, rows=1000).stages[1].verdict
+    assert re.match(said, found.told(count)), found.told(count)
+
+
+def test_N17_tables_are_of_the_hardware_that_is_asked_about() -> None:
+    done = CliRunner().invoke(app, ["plan", "llava-1.5-7b", "--hardware", "h100 x 4"])
+    assert "bytes a GPU, 4 GPUs, bf16" in done.output
+    assert "8 GPUs" not in done.output
+    assert "ZeRO-3 (this spec)" in done.output
+    assert "does stage finetune fit? " in done.output
+    done = CliRunner().invoke(app, ["plan", "llava-1.5-7b"])
+    assert "bytes a GPU, 8 GPUs, bf16" in done.output
