@@ -328,7 +328,7 @@ class TestSharing:
         told = [str(problem) for problem in refused.value.problems]
         assert len(told) == 5
         for wanted in (
-            "stages.tune.batch.micro: variant 'batch odd': 5 must divide",
+            "stages.tune.batch.micro: variant 'batch odd': a step of ",
             "stages.tune.data.max_length: variant 'batch long': ",
             f"stages.tune.data.sources.0.path: variant 'batch gone': {tmp_path / 'gone.jsonl'} does not exist",
             f"benchmarks.vqa: {tmp_path / 'nowhere.jsonl'} does not exist",

@@ -121,10 +121,13 @@ def test_a_layer_that_the_encoder_does_not_have(checked: Checked) -> None:
     assert "select_layer 9 is not in this encoder of 3 layers; it may be -4 to 3" in message
 
 
-@pytest.mark.parametrize(("size", "micro"), [(4, 8), (4, 3)])
-def test_a_micro_batch_that_does_not_divide(size: int, micro: int, checked: Checked) -> None:
+@pytest.mark.parametrize(
+    ("size", "micro", "cures"), [(4, 8, "4, or batch.size to 8"), (4, 3, "2 or 4, or batch.size to 6")]
+)
+def test_a_micro_batch_that_does_not_divide(size: int, micro: int, cures: str, checked: Checked) -> None:
     found = checked(f"stages.align.batch={{size: {size}, micro: {micro}}}")
-    assert found["stages.align.batch.micro"] == f"{micro} must divide batch.size {size}; it is a rank's share"
+    told = f"a step of {size} rows (batch.size) cannot be taken {micro} at a time; set batch.micro to {cures}"
+    assert found["stages.align.batch.micro"] == told
 
 
 def test_a_row_that_one_picture_fills(checked: Checked, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_two_ranks(
 
 class TestSharesThatCannotBe:
     def test_a_micro_batch_must_divide_the_share(self, spec_of_three: dict[str, Any], tmp_path: Path) -> None:
-        with pytest.raises(lensmith.SpecError, match=r"batch\.micro: 3 must divide batch\.size 4"):
+        with pytest.raises(lensmith.SpecError, match=r"a step of 4 rows .* 3 at a time; set batch\.micro to 2 or 4"):
             lensmith.train(split(spec_of_three, micro=3), output=tmp_path)
 
     def test_ranks_must_divide_the_batch(self, spec_of_three: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class TestSharesThatCannotBe:
         from lensmith.training.feed import Split
 
         stage = load_spec(split(spec_of_three, micro=4)).stages["align"]
-        with pytest.raises(TrainingError, match=r"batch\.size 4 cannot be shared by 3 ranks; make it a multiple of 3"):
+        with pytest.raises(TrainingError, match=r"a step of 4 rows .* by 3 processes; set batch\.size to 3 or 6"):
             Split.of(stage, 0, 3)
         assert Split.of(stage, 1, 2).micro == 2  # a share is never larger than it can be
         stage = load_spec(split(spec_of_three, micro=2)).stages["align"]
