@@ -134,6 +134,10 @@ class LanguageModelSpec(PartSpec, abc.ABC):
         """The same model with its weights in a folder that `LanguageModel.save` wrote."""
         raise NotImplementedError(f"{type(self).__name__} must implement relocated() to be trained")
 
+    def unmet(self) -> dict[str, str]:
+        """What the model needs of this machine and does not find, by field, with the cure: packages of kernels, say."""
+        return {}
+
     def with_tokenizer(self, folder: Path) -> LanguageModelSpec:
         """The same model with its tokenizer in a folder that `Tokenizer.save` wrote."""
         return self

@@ -44,6 +44,8 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
             there = os.path.exists(source) or is_hub_id(source)  # noqa: PTH110
             if not there and not any(source in problem.message for problem in problems):
                 problems.append(Problem(f"model.connector.{field}", f"{source} does not exist"))
+    unmet = spec.model.language_model.unmet()
+    problems += [Problem(f"model.language_model.{field}", message) for field, message in unmet.items()]
     problems += logging_problems("logging", spec.logging)
     for name, stage in spec.stages.items():
         problems += _stage(f"stages.{name}", stage, dimensions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,12 @@ from lensmith_plugins.language_models.declared_template import declared_template
 from lensmith_plugins.language_models.gguf_header import gguf_config, is_gguf
 from lensmith_plugins.language_models.shapes import language_shape
 from lensmith_plugins.language_models.vocabulary import read_vocabulary
+
+_KERNELS = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
+"""Attention implementations of transformers that come in packages of their own: module and package."""
 
 
 class CausalSpec(LanguageModelSpec):
@@ -53,6 +60,16 @@ class CausalSpec(LanguageModelSpec):
     parse_special_text: bool = False
     """Whether a special token that is spelled out in the data (`</s>`) becomes that token. By default it stays
     text, so that data cannot end an answer. True is what the original LLaVA does."""
+
+    def unmet(self) -> dict[str, str]:
+        """See `LanguageModelSpec.unmet`."""
+        module, package = _KERNELS.get(self.attention, ("", ""))
+        if not module or find_spec(module) is not None:
+            return {}
+        return {
+            "attention": f"{self.attention} needs the package {package}, which is not installed; install it, or take sdpa,"
+            " which uses a flash kernel on GPUs, too"
+        }
 
     @model_validator(mode="after")
     def _has_a_source(self) -> CausalSpec:

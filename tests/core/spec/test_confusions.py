@@ -247,3 +247,20 @@ def test_T15_N15_spellings(spelt: str) -> None:
     found = known(spelt)
     assert found is not None
     assert found.where == "stages.NAME.lr"
+
+
+@pytest.mark.parametrize(
+    ("attention", "package"), [("flash_attention_2", "flash-attn"), ("flash_attention_3", "flash")]
+)
+def test_N16_kernels_that_are_not_installed(
+    attention: str, package: str, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lensmith.spec.check import check
+
+    monkeypatch.setattr("lensmith_plugins.language_models.specs.find_spec", lambda name: None)
+    spec["model"]["language_model"]["attention"] = attention
+    (problem,) = check(load_spec(spec))
+    assert problem.path == "model.language_model.attention"
+    assert package in problem.message
+    spec["model"]["language_model"]["attention"] = "eager"
+    assert check(load_spec(spec)) == []
