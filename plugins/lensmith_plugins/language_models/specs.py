@@ -67,8 +67,8 @@ class CausalSpec(LanguageModelSpec):
         if not module or find_spec(module) is not None:
             return {}
         return {
-            "attention": f"{self.attention} needs the package {package}, which is not installed; install it, or take sdpa,"
-            " which uses a flash kernel on GPUs, too"
+            "attention": f"{self.attention} needs the package {package}, which is not installed; install it, or take"
+            " sdpa, which uses a flash kernel on GPUs, too"
         }
 
     @model_validator(mode="after")
