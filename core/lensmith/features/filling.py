@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lensmith import files
 from lensmith.data.pictures import picture_size, resolve_inside
@@ -31,6 +30,7 @@ from lensmith.features.store import KnownFile, Location, Store, Writer
 from lensmith.features.table import Table, key_array
 from lensmith.io.terminal import console
 from lensmith.training import distributed
+from lensmith.training.ahead import ahead
 from lensmith.training.hardware import accelerator, data_workers
 
 if TYPE_CHECKING:
@@ -394,13 +394,10 @@ class _Missing(Dataset["_Prepared | str"]):
 
 
 def _loader(missing: _Missing, workers: int) -> Iterable[Any]:
-    return DataLoader(
-        missing,
-        batch_size=None,
-        num_workers=min(workers, len(missing)),
-        multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() and len(missing) else None,
-        generator=torch.Generator().manual_seed(0),  # else it draws a seed from the generator that dropout uses
-    )
+    workers = min(workers, len(missing))
+    if not workers:
+        return (missing[number] for number in range(len(missing)))
+    return ahead(missing, range(len(missing)), workers)
 
 
 def _agreed(action: Callable[[], Any]) -> Any:

@@ -53,12 +53,13 @@ def tiny_tokenizer(specials: Sequence[str] = (), *, chat_template: str | None = 
     )
 
 
-def tiny_llama(folder: Path, *, chat_template: str | None = None) -> Path:
-    """Write a LLaMA of two layers, 64 wide, with its tokenizer, as `save_pretrained` would.
+def tiny_llama(folder: Path, *, chat_template: str | None = None, layers: int = 2) -> Path:
+    """Write a LLaMA, 64 wide, with its tokenizer, as `save_pretrained` would.
 
     Args:
         folder: an empty folder.
         chat_template: of its tokenizer.
+        layers: how many.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,7 +69,7 @@ def tiny_llama(folder: Path, *, chat_template: str | None = None) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lensmith.data.batch import Batch, collate, pack
 from lensmith.data.order import NO_ROW, rows_of_steps
@@ -17,6 +15,7 @@ from lensmith.data.sample import Sample
 from lensmith.errors import DataError, TrainingError
 from lensmith.interfaces.text import IGNORE_LABEL
 from lensmith.spec.run import StageSpec
+from lensmith.training.ahead import ahead
 from lensmith.training.hardware import data_workers
 
 
@@ -85,8 +84,10 @@ class Split:
         return [[step_rows[place] for place in sorted(own)] for own in members[self.rank :: self.world]]
 
 
-class Feed(Dataset["list[Micro] | DataError"]):
-    """The micro-batches of each step.
+class Feed(Dataset["Micro | DataError"]):
+    """The micro-batches of each step: item `step * per_step + n` is this rank's n-th micro-batch of a step.
+
+    A micro-batch at a time is what is prepared and sent ahead, so that what is under way does not grow with the batch.
 
     Args:
         reader: reads rows.
@@ -112,8 +113,13 @@ class Feed(Dataset["list[Micro] | DataError"]):
         self.lengths = lengths if packs and stage.loss == "tokens" else None
         self.order = rows_of_steps(stage, reader.mixture, steps, split.micro, reader.lengths, split.accumulation)
 
+    @property
+    def per_step(self) -> int:
+        """Micro-batches of this rank in a step."""
+        return self.split.accumulation
+
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.per_step
 
     def rows(self, start: int) -> list[int]:
         """Running indices of the rows that the steps from `start` on show, in their order, each once."""
@@ -124,10 +130,10 @@ class Feed(Dataset["list[Micro] | DataError"]):
                 break
         return list(seen)
 
-    def __getitem__(self, step: int) -> list[Micro] | DataError:
-        rows = self.order[step]
+    def __getitem__(self, place: int) -> Micro | DataError:
+        step, number = divmod(place, self.per_step)
         try:
-            return [self._micro(own) for own in self._shared(rows)]
+            return self._micro(self._shared(self.order[step])[number])
         except DataError as error:
             return error  # a worker that raised it would hide its message behind a stack trace
 
@@ -156,23 +162,19 @@ class Feed(Dataset["list[Micro] | DataError"]):
 
         Raises:
             DataError: a row that cannot be used, where the spec does not leave such rows out.
+            TrainingError: a worker ended before its work.
         """
-        workers = data_workers(self.stage)
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(start, self.steps),
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            # A forked worker inherits the open sources and the parts' specs, whose classes cannot be pickled.
-            multiprocessing_context="fork" if workers and "fork" in get_all_start_methods() else None,
-            # DataLoader draws a seed when it is iterated; from here, not from the generator that dropout uses.
-            generator=torch.Generator().manual_seed(0),
-        )
-        for micros in loader:
-            if isinstance(micros, DataError):
-                raise micros
-            yield micros
+        items = range(start * self.per_step, len(self))
+        workers = min(data_workers(self.stage), len(items))
+        prepared = ahead(self, items, workers) if workers else (self[place] for place in items)
+        micros: list[Micro] = []
+        for item in prepared:
+            if isinstance(item, DataError):
+                raise item
+            micros.append(item)
+            if len(micros) == self.per_step:
+                yield micros
+                micros = []
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import nn
 from lensmith.errors import TrainingError
 from lensmith.interfaces.tuner import ParameterGroup
 from lensmith.spec.run import StageSpec
+from lensmith.training.hardware import accelerator
 
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], stage: StageSpec) -> torch.optim.Optimizer:
@@ -60,8 +61,8 @@ def _optimizer(groups: list[dict[str, Any]], stage: StageSpec) -> torch.optim.Op
     if spec.name == "adafactor":
         return torch.optim.Adafactor(groups, lr=stage.lr)
     if spec.name == "adamw":
-        # An offloaded step is the CPU's, where one pass over memory instead of ten is what counts.
-        fused = True if stage.deepspeed.offload_optimizer else None
+        # On the CPU, where an offloaded step is too, one pass over memory instead of ten is what counts.
+        fused = True if stage.deepspeed.offload_optimizer or accelerator().type == "cpu" else None
         return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=fused)
     import bitsandbytes as bnb
 

@@ -65,8 +65,10 @@ def _folder(checkpoint: str | None) -> Path | None:
 
 
 def _says_all(spec: CausalSpec, folder: Path) -> bool:
-    """Whether the files are the weights: no tokens to be added, nothing packed."""
+    """Whether the files are the weights: no tokens to be added, no blocks to be left out, nothing packed."""
     config = spec.read_config()
+    if not spec.whole():
+        return False
     added = set(spec.add_tokens) <= set(config.get(ADDED, ()))
     return bool(weight_files(folder)) and added and "quantization_config" not in config
 

@@ -166,6 +166,9 @@ class PeftExportSpec(ExporterSpec):
             problems.append(Problem("tuner.targets", "adapters on the vision encoder; only the language model's"))
         if not isinstance(model.language_model, CausalSpec):
             problems.append(Problem("model.language_model", "it is not a model of transformers, which PEFT wraps"))
+        elif model.language_model.layers is not None and not model.language_model.whole():
+            told = f"the first {model.language_model.layers} blocks of a base that PEFT would load whole"
+            problems.append(Problem("model.language_model.layers", f"{told}; merge the adapters: `lensmith merge`"))
         return problems
 
 

@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from lensmith import Loading
 from lensmith.checkpoints import is_hub_id
+from lensmith_plugins.language_models.cut import check_cut, cut
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.specs import CausalSpec
@@ -60,12 +61,15 @@ def _structure(spec: CausalSpec, loading: Loading) -> Any:
     spec.check_architecture(config.model_type)
     # Weights of a structure are ordinary ones, however the checkpoint stores them.
     vars(config).pop("quantization_config", None)
+    whole, config = config, cut(config, spec.layers, source)
     with contextlib.nullcontext() if loading.weights else no_init_weights():
         network = AutoModelForCausalLM.from_config(
             config, dtype=loading.dtype, attn_implementation=spec.attention, trust_remote_code=False
         )
     if not loading.weights:
         network.tie_weights()
+    elif spec.layers is not None:
+        check_cut(network, whole, source)
     return network
 
 
@@ -73,6 +77,10 @@ def _pretrained(spec: CausalSpec, source: str, loading: Loading) -> Any:
     # The bar over a .gguf file's tensors does not heed the switch for progress bars.
     silent = contextlib.redirect_stderr(io.StringIO()) if is_gguf(source) else contextlib.nullcontext()
     with code_not_run(source), silent:
+        whole, chosen = None, {}
+        if spec.layers is not None:
+            whole = AutoConfig.from_pretrained(**_location(source), trust_remote_code=False)
+            chosen = {"config": cut(whole, spec.layers, source)}
         network, info = AutoModelForCausalLM.from_pretrained(
             **_location(source),
             dtype=loading.dtype,
@@ -80,6 +88,7 @@ def _pretrained(spec: CausalSpec, source: str, loading: Loading) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they can be named below
             trust_remote_code=False,
+            **chosen,
             **loading.options,
         )
     problems = []
@@ -92,6 +101,8 @@ def _pretrained(spec: CausalSpec, source: str, loading: Loading) -> Any:
         raise ValueError(f"{source} {' and '.join(problems)}")
     if is_gguf(source):
         _forget_quantisation(network)
+    if whole is not None:
+        check_cut(network, whole, source)
     return network
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensmith import LanguageShape, Parameters, ParameterShape, linear, norm
-from lensmith_plugins.language_models.shapes_layer_norm import opt_shape, phi_shape
+from lensmith_plugins.language_models.shapes_layer_norm import DEFAULT_LAYERS, opt_shape, phi_shape
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,15 @@ def language_shape(config: Mapping[str, Any], context_length: int | None = None)
         ),
         head=embedding if tied else head[0].name,
     )
+
+
+def default_layers(config: Mapping[str, Any]) -> int | None:
+    """Blocks of an architecture with a closed form where its config does not say; None for others."""
+    architecture = str(config.get("model_type"))
+    family = _FAMILIES.get(architecture)
+    if family is not None:
+        return int(family.defaults["num_hidden_layers"])
+    return DEFAULT_LAYERS.get(architecture)
 
 
 def _block(name: str, family: _Family, known: Mapping[str, Any], queries: int, keys: int) -> Parameters:

@@ -7,13 +7,16 @@ from typing import Any
 
 from lensmith import LanguageShape, Parameters, ParameterShape, linear, norm
 
+DEFAULT_LAYERS = {"opt": 12, "phi": 24}
+"""Blocks where a config does not say."""
+
 
 def opt_shape(config: Mapping[str, Any], context_length: int | None) -> LanguageShape:
     """OPT (Zhang et al. 2022, arXiv 2205.01068): learned positions, of which two are for padding; embeddings may be
     narrower than the decoder."""
     known = {
         "hidden_size": 768,
-        "num_hidden_layers": 12,
+        "num_hidden_layers": DEFAULT_LAYERS["opt"],
         "num_attention_heads": 12,
         "ffn_dim": 3072,
         "vocab_size": 50272,
@@ -68,7 +71,7 @@ def phi_shape(config: Mapping[str, Any], context_length: int | None) -> Language
     bias on the output head."""
     known = {
         "hidden_size": 2048,
-        "num_hidden_layers": 24,
+        "num_hidden_layers": DEFAULT_LAYERS["phi"],
         "num_attention_heads": 32,
         "intermediate_size": 8192,
         "vocab_size": 51200,

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lensmith import Checkpoint, LanguageModelSpec, LanguageShape, SpecPath, read_config
-from lensmith.interfaces.bounds import Positions
+from lensmith.interfaces.bounds import Positions, Sizes
+from lensmith_plugins.language_models.cut_config import with_layers
 from lensmith_plugins.language_models.declared_template import declared_template
 from lensmith_plugins.language_models.gguf_header import gguf_config, is_gguf
-from lensmith_plugins.language_models.shapes import language_shape
+from lensmith_plugins.language_models.shapes import default_layers, language_shape
 from lensmith_plugins.language_models.vocabulary import read_vocabulary
 
 _KERNELS = {
@@ -47,6 +48,11 @@ class CausalSpec(LanguageModelSpec):
 
     context_length: Positions | None = None
     """Positions a row may have; by default what the config says."""
+
+    layers: Sizes | None = None
+    """Use the first so many blocks alone, then the final norm and the output head as they are: a smaller model to train
+    in minutes, to distil into or to debug with. An architecture whose blocks depend on how many there are is refused.
+    By default all."""
 
     attention: str = "sdpa"
     """Attention implementation, by its name in transformers: `sdpa` (by default; on GPUs it packs rows by a flash
@@ -109,11 +115,11 @@ class CausalSpec(LanguageModelSpec):
         return str(source.parent) if source.is_file() and not is_gguf(source) else str(source)
 
     def read_config(self) -> dict[str, Any]:
-        """The architecture's config as in `config.json`, for a `.gguf` file made from its header.
+        """The architecture's config as in `config.json`, for a `.gguf` file made from its header; cut to `layers`.
 
         Raises:
             OSError: no such file.
-            ValueError: not a config, or of an architecture that this component is not for.
+            ValueError: not a config, of an architecture that this component is not for, or of fewer blocks.
         """
         source = self.config_source()
         config = gguf_config(source) if is_gguf(source) else read_config(source)
@@ -123,7 +129,16 @@ class CausalSpec(LanguageModelSpec):
                 f"{source} is of model_type {config.get('model_type')!r}, which looks token ids up again in every"
                 " layer; a picture has no ids, so such a model cannot be used through input embeddings"
             )
-        return config
+        cut: dict[str, Any] = with_layers(config, self.layers, source, default_layers(config))
+        return cut
+
+    def whole(self) -> bool:
+        """Whether all blocks are used that there are.
+
+        Raises:
+            OSError, ValueError: see `read_config`.
+        """
+        return self.read_config() == self.model_copy(update={"layers": None}).read_config()
 
     def check_architecture(self, model_type: str | None) -> None:
         """Refuse an architecture that this component is not for.
@@ -217,4 +232,5 @@ class HfCausalSpec(CausalSpec):
         """See `PartSpec.tiny`."""
         from lensmith.testing.tiny import CHAT_TEMPLATE, tiny_llama
 
-        return cls(checkpoint=str(tiny_llama(folder, chat_template=CHAT_TEMPLATE)))
+        # A block less than there are, so that every promise is also held by a model that was cut.
+        return cls(checkpoint=str(tiny_llama(folder, chat_template=CHAT_TEMPLATE, layers=3)), layers=2)

@@ -105,13 +105,16 @@ def test_packed_rows_teach_what_padded_rows_do(
     model = composed(architecture, (MASKED | ALIBI).get(architecture, "sdpa"))
     rows, pad = samples(model), model.language_model.tokenizer.pad_id
     calls: list[int] = []
-    whole = segments._one_by_one
 
-    def counted(*args: Any) -> torch.Tensor:
-        calls.append(len(args[3]) - 1)
-        return whole(*args)
+    def counted(whole: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def count(*args: Any) -> torch.Tensor:
+            calls.append(len(args[3]) - 1)
+            return whole(*args)
 
-    monkeypatch.setattr(segments, "_one_by_one", counted)
+        return count
+
+    for way in ("_one_by_one", "_side_by_side"):  # of samples that a window cuts, and of others
+        monkeypatch.setattr(segments, way, counted(getattr(segments, way)))
     expected = learnt(model, collate(rows, pad))
     assert not calls
     assert sum(name.startswith(("vision_encoder", "connector", "language_model")) for name in expected) > 30
