@@ -4,6 +4,7 @@ manifest.json             resolved spec, plugins and versions, hashes, data, ste
 connector.safetensors     the connector
 connector/                what it reads besides its weights (a tokenizer), where there is any
 image_splitter.safetensors   where the splitter has weights
+buffers.safetensors       statistics of batch norms and other buffers that moved, of parts that it does not hold
 adapter/                  in PEFT's format, where a tuner made one
 language_model/, vision_encoder/   only where they were trained
 tokenizer/                what the ids mean
@@ -21,6 +22,7 @@ from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError
 from lensmith.files import atomic_folder, inventory, known_sha256, sha256, sketch, write_json
 from lensmith.io.json import JsonError, read_object
+from lensmith.manifests import mistakes
 from lensmith.parts import component_of, default_conversation, nested_parts
 from lensmith_registry import Kind, PartSpec
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+BUFFERS = "buffers.safetensors"
+ADAPTER = "adapter"
+"""The folder of adapters in PEFT's format; other folders of a tuner are known to it alone."""
 _REQUIRED = ("model", "tuner", "plugins", "weights", "sources", "stage", "data", "step", "files")
 
 
@@ -76,6 +81,9 @@ class Manifest:
             )
         if missing := [entry for entry in _REQUIRED if entry not in data]:
             raise ArtifactError(f"{path} is damaged: it lacks {', '.join(missing)}")
+        if found := mistakes(data):
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise ArtifactError(f"{path} is damaged: {found[0]}{more}; restore the file, or train or import again")
         return cls(folder, data)
 
 
@@ -127,7 +135,7 @@ def write_artifact(
         }
         if tensors:
             save_file(tensors, folder / f"{part}.safetensors", metadata={"format": "pt"})
-    written = list(tuner.save(model, folder, dict(state))) if tuner else []
+    written = _written_by(tuner, model, folder, state) if tuner else []
     (folder / "connector").mkdir()
     model.connector.save(folder / "connector")
     if any((folder / "connector").iterdir()):
@@ -138,10 +146,31 @@ def write_artifact(
         (folder / part).mkdir()
         getattr(model, part).save(folder / part, _plain_state(model, part, state, tuner))
         written.append(part)
+    held = {name: t for name, t in model.moved_buffers().items() if name.split(".")[0] not in written}
+    if held:
+        save_file({name: t.contiguous() for name, t in held.items()}, folder / BUFFERS, metadata={"format": "pt"})
     (folder / "tokenizer").mkdir()
     model.language_model.tokenizer.save(folder / "tokenizer")
     refuse_not_finite(folder)
     write_json(folder / MANIFEST, manifest_data(folder, model.spec, tuner_spec, written, provenance))
+
+
+def _written_by(tuner: Tuner, model: MultimodalModel, folder: Path, state: Mapping[str, Tensor]) -> list[str]:
+    """The folders that a tuner writes of its own.
+
+    Raises:
+        ArtifactError: it wrote others than it says, which nobody would read.
+    """
+    before = {path.name for path in folder.iterdir()}
+    said = list(tuner.save(model, folder, dict(state)))
+    wrote = {path.name for path in folder.iterdir()} - before
+    if wrote != set(said):
+        name = getattr(tuner.spec, "name", type(tuner.spec).__name__)
+        raise ArtifactError(
+            f"the tuner {name!r} wrote {', '.join(sorted(wrote)) or 'nothing'} and its save() returned"
+            f" {', '.join(said) or 'nothing'}; it must return the names of the folders that it wrote, each once"
+        )
+    return said
 
 
 def refuse_not_finite(folder: Path) -> None:

@@ -105,4 +105,5 @@ def _assemble(
     )
     assembled = MultimodalModel(model, encoder, splitter, connector.to(plain.dtype), language_model, template, pictures)
     assembled.changed.update(part for part in LARGE_PARTS if getattr(model, part).fresh())
+    assembled.remember()
     return assembled

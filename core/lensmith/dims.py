@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,7 @@ class Dimensions:
             "vision_encoder": self.encoder.parameters,
             "image_splitter": self.spec.image_splitter.parameters(self.language_model.width),
             "connector": self.connector.parameters,
-            "language_model": tuple(
-                replace(p, linear=p.linear and p.name != self.language_model.head)  # adapters leave the head alone
-                for p in self.language_model.parameters
-            ),
+            "language_model": self.language_model.marked(self.language_model.parameters),
         }
 
 
@@ -119,3 +116,19 @@ def _required(kind: Kind, part: PartSpec, method: str, expected: type, call: Cal
     if answer is None:
         raise LensmithError(f"{kind} {getattr(part, 'name', type(part).__name__)!r}: {method} returned None")
     return answer
+
+
+def untrained_rows(parts: dict[str, Parameters], trainable: Parameters) -> str:
+    """That the rows of added tokens stay what they are in a stage; empty where there are none, or they train.
+
+    Args:
+        parts: every tensor by part.
+        trainable: what the stage's tuner trains.
+    """
+    added = max((tensor.added for tensor in parts["language_model"]), default=0)
+    if not added or any(tensor.added for tensor in trainable):
+        return ""
+    return (
+        f"the embeddings of the {added} tokens that add_tokens adds do not train and stay what they are (at first the"
+        " mean of all); set the tuner's added_tokens: true to train them"
+    )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.artifacts import MANIFEST, Manifest, changed_sources
+from lensmith.artifacts import BUFFERS, MANIFEST, Manifest, changed_sources
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError, LensmithError, SpecError
 from lensmith.files import names, verify
+from lensmith.manifests import foreign
 from lensmith.spec.build import installed, part_class
 from lensmith.spec.compose import apply_override
 from lensmith.spec.run import ModelSpec
-from lensmith.tensors import misfits, shapes_of
+from lensmith.tensors import misfits, not_finite, shapes_of
 from lensmith_registry import Kind, Registry, RegistryError
 from lensmith_registry.installed import SEPARATOR
 from lensmith_registry.switches import DISABLE
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from lensmith.interfaces.tuner import Tuner
     from lensmith.model import MultimodalModel
-
-_PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 
 
 def load(
@@ -78,15 +77,27 @@ def model_spec(manifest: Manifest, overrides: Sequence[str] = ()) -> ModelSpec:
 
         spec = validate([Document(data, str(manifest.folder / "manifest.json"))], installed()).model
     except SpecError as error:
-        raise ArtifactError(f"{manifest.folder}: its manifest does not fit the installed parts: {error}") from error
-    update = {
-        part: getattr(spec, part).relocated(manifest.folder / part)
-        for part in manifest.data["weights"]
-        if part in type(spec).model_fields
-    }
-    tokenizer = manifest.folder / "tokenizer"
-    language_model = update.get("language_model", spec.language_model).with_tokenizer(tokenizer)
-    return spec.model_copy(update=update | {"language_model": language_model})
+        told = "; ".join(" ".join(str(problem).split()) for problem in error.problems[:3])
+        raise ArtifactError(f"{manifest.folder}: its manifest does not fit the installed parts: {told}") from error
+    for name in manifest.data["weights"]:
+        if not (manifest.folder / name).is_dir():
+            raise ArtifactError(
+                f"{manifest.folder} is damaged: its manifest names {name}/ among weights, which it lacks"
+            )
+    own = sorted(set(manifest.data["weights"]) - {*SMALL_PARTS, *LARGE_PARTS})
+    if own and manifest.data["tuner"] is None:
+        raise ArtifactError(
+            f"{manifest.folder} is damaged: its manifest names {own[0]}/ among weights and no tuner that reads it"
+        )
+    with _belongs(manifest, "weights in manifest.json"):
+        update = {
+            part: getattr(spec, part).relocated(manifest.folder / part)
+            for part in manifest.data["weights"]
+            if part in type(spec).model_fields
+        }
+        tokenizer = manifest.folder / "tokenizer"
+        language_model = update.get("language_model", spec.language_model).with_tokenizer(tokenizer)
+        return spec.model_copy(update=update | {"language_model": language_model})
 
 
 def restore(
@@ -120,35 +131,46 @@ def restore(
     from lensmith.assembly import assemble
     from lensmith.parts import implementation
 
-    _refuse_pickles(manifest.folder)
+    _refuse_foreign(manifest.folder)
     if check and (problems := verify(manifest.folder, manifest.data["files"])):
         raise ArtifactError(f"{manifest.folder} is damaged: {'; '.join(problems)}")
+    if check and (unlisted := sorted(weight_files(manifest.folder) - manifest.data["files"].keys())):
+        raise ArtifactError(f"{manifest.folder} is not read: {unlisted[0]} is not in its manifest; delete the file")
+    if check:
+        _refuse_odd(manifest)
     spec = model_spec(manifest, overrides)
     if check:
         _check_sources(manifest, overrides)
     if tuner is None and manifest.data["tuner"] is not None:
-        described = dict(manifest.data["tuner"])
-        tuner_spec = part_class(Kind.TUNER, described["name"], installed()).model_validate(described)
-        tuner = implementation(Kind.TUNER, tuner_spec)(tuner_spec)
+        with _belongs(manifest, "the tuner in manifest.json"):
+            described = dict(manifest.data["tuner"])
+            tuner_spec = part_class(Kind.TUNER, described["name"], installed()).model_validate(described)
+            tuner = implementation(Kind.TUNER, tuner_spec)(tuner_spec)
     reader = tuner
     if following is not None and not set(manifest.data["weights"]) - set(SMALL_PARTS):
         reader = following
     try:
-        model = assemble(spec, dtype=dtype, tuner=reader, pretrained_connector=False)
+        with _belongs(manifest, _parts_of(manifest)):
+            model = assemble(spec, dtype=dtype, tuner=reader, pretrained_connector=False)
     except LensmithError as error:
         hint = _moved(manifest)
         raise ArtifactError(f"{manifest.folder}: {error}{hint}") from error
     problems = []
     for part in SMALL_PARTS:
         file = manifest.folder / f"{part}.safetensors"
-        problems += _fill(part, getattr(model, part), load_file(file) if file.is_file() else {})
+        with _belongs(manifest, file.name):
+            problems += _fill(part, getattr(model, part), load_file(file) if file.is_file() else {})
+    with _belongs(manifest, BUFFERS):
+        problems += _fill_buffers(model, manifest.folder / BUFFERS)
     # The folder may be moved or deleted; what is made of this model must not need it.
     model.changed.update(part for part in LARGE_PARTS if part in manifest.data["weights"])
     if tuner is not None:
+        own = sorted(set(manifest.data["weights"]) - {*SMALL_PARTS, *LARGE_PARTS})
         try:
-            tuner.load(model, manifest.folder, trainable=trainable)
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
+            with _belongs(manifest, f"what its tuner {tuner_name(tuner)!r} wrote ({', '.join(own) or 'nothing'})"):
+                tuner.load(model, manifest.folder, trainable=trainable)
+        except ArtifactError as error:
+            problems.append(str(error.__cause__ if isinstance(error.__cause__, (OSError, ValueError)) else error))
     if problems:
         raise ArtifactError("\n  ".join([f"{manifest.folder} does not fit its model:", *problems]))
     if tuner is None:
@@ -160,40 +182,119 @@ def restore(
     return model, tuner
 
 
+def weight_files(folder: Path) -> set[str]:
+    """Names of the tensor files of an artifact, a checkpoint's state left out."""
+    return {name for name in names(folder) if name.endswith(".safetensors") and Path(name).parts[0] != "resume"}
+
+
+def _parts_of(manifest: Manifest) -> str:
+    """What a model is built of besides its small parts, for messages."""
+    own = [part for part in LARGE_PARTS if part in manifest.data["weights"]]
+    return " or ".join(["its manifest's model", *(f"{part}/" for part in own), "tokenizer/"])
+
+
 def fold(model: MultimodalModel, tuner: Tuner) -> None:
     """Put a tuner's adapters into the weights that they adapt, and note which parts an artifact must now hold.
 
     Raises:
-        LensmithError: the adapters are no change of weights.
+        LensmithError: the adapters are no change of weights, or the tuner left something in the model.
     """
     before = {name for name, _ in model.named_parameters()}
     tuner.merge(model)
-    # Where adapters were folded in, the base alone no longer says what the weights are.
-    model.changed |= {name.split(".")[0] for name in before - {name for name, _ in model.named_parameters()}}
+    after = {name for name, _ in model.named_parameters()}
+    if left := sorted(after - model.plain):
+        raise LensmithError(
+            f"what {tuner_name(tuner)!r} trained cannot be merged: its merge() leaves {left[0]} in the model"
+            f"{f' and {len(left) - 1} more' if len(left) > 1 else ''}; use the artifact as it is"
+        )
+    # Where adapters were folded in, or a tuner put weights of its own in place, the base alone no longer says what the
+    # weights are.
+    model.changed |= {name.split(".")[0] for name in before - after} | trained_parts(model, tuner)
+
+
+def trained_parts(model: MultimodalModel, tuner: Tuner) -> set[str]:
+    """The large parts of which a tuner trains something, as its spec says of the bare shapes."""
+    trained = tuner.spec.trainable(model.tables)
+    return {parameter.name.split(".")[0] for parameter in trained} & set(LARGE_PARTS)
+
+
+def tuner_name(tuner: Tuner) -> str:
+    """What a user calls it."""
+    return str(getattr(tuner.spec, "name", type(tuner.spec).__name__))
+
+
+def _fill_buffers(model: MultimodalModel, file: Path) -> list[str]:
+    """Put buffers that moved in training where they belong; says what does not belong, and then puts nothing."""
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return []
+    stored = load_file(file)
+    own = {f"{part}.{name}": buffer for part in LARGE_PARTS for name, buffer in model.buffers_of(part).items()}
+    problems = misfits({name: t.shape for name, t in own.items() if name in stored}, shapes_of(stored))
+    if not problems:
+        for name, tensor in stored.items():
+            own[name].copy_(tensor)
+    return [f"{file.name}: {problem}" for problem in problems]
+
+
+def _refuse_odd(manifest: Manifest) -> None:
+    """Look at every tensor of an artifact's files: finite floating numbers where weights belong.
+
+    Raises:
+        ArtifactError: naming the file and the tensor.
+    """
+    from safetensors import safe_open
+
+    for name in sorted(weight_files(manifest.folder)):
+        with _belongs(manifest, name), safe_open(manifest.folder / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - no mapping
+                tensor = file.get_tensor(key)
+                if tensor.ndim > 1 and not tensor.is_floating_point():
+                    raise ValueError(f"{key} is of {tensor.dtype}, and weights are floating numbers")
+                if not_finite({key: tensor}):
+                    raise ValueError(f"{key} is not finite")
 
 
 def _fill(part: str, module: Any, tensors: dict[str, Any]) -> list[str]:
     """Put tensors into a part; says what is missing, unexpected or of another shape, and then puts nothing."""
-    problems = misfits(shapes_of(module.state_dict()), shapes_of(tensors))
+    own = module.state_dict()
+    problems = misfits(shapes_of(own), shapes_of(tensors))
+    if not problems:
+        kinds = [n for n, t in tensors.items() if t.is_floating_point() != own[n].is_floating_point()]
+        problems += [f"{name} is of {tensors[name].dtype}, not of {own[name].dtype}" for name in kinds]
     if not problems:
         module.load_state_dict(tensors)
     return [f"{part}: {problem}" for problem in problems]
 
 
-def _refuse_pickles(folder: Path) -> None:
-    """Refuse an artifact with files of formats that run code when they are read. A checkpoint's `resume/` is not read.
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse an artifact with links that lead out of it or files that run code when they are read.
 
     Raises:
         ArtifactError: naming them.
     """
-    pickles = sorted(
-        name for name in names(folder) if Path(name).suffix in _PICKLES and Path(name).parts[0] != "resume"
-    )
-    if pickles:
+    if found := list(foreign(folder)):
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise ArtifactError(
-            f"{folder} is not read: {', '.join(pickles)} may be pickles, which run code when they are read; an artifact"
-            " holds weights as safetensors, so delete them, or ask for an artifact without them"
+            f"{folder} is not read: {'; '.join(found[:3])}{more}; an artifact holds weights as safetensors in files of"
+            " its own, so delete them, or ask for an artifact without them"
         )
+
+
+@contextmanager
+def _belongs(manifest: Manifest, what: str) -> Iterator[None]:
+    """Whatever a library raises over an artifact's own files is told in one line."""
+    try:
+        yield
+    except LensmithError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+        raise ArtifactError(
+            f"{manifest.folder} cannot be read: {what} holds what does not belong there ({told}); restore the file"
+        ) from error
 
 
 def _check_sources(manifest: Manifest, overrides: Sequence[str]) -> None:

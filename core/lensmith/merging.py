@@ -75,6 +75,7 @@ def merge(
     import torch
 
     from lensmith.artifacts import Manifest, Provenance, write_artifact
+    from lensmith.dims import LARGE_PARTS, SMALL_PARTS
     from lensmith.files import atomic_folder
     from lensmith.loading import fold, load
 
@@ -89,10 +90,10 @@ def merge(
         tuner, model.tuner = model.tuner, None
         samples = probes(model, seed)
         before = logits(model, samples)
-        names = {parameter for parameter, _ in model.named_parameters()}
-        if tuner is not None:
+        own = set(manifest.data["weights"]) - {*SMALL_PARTS, *LARGE_PARTS}
+        if tuner is not None and own:
             fold(model, tuner)
-        if {parameter for parameter, _ in model.named_parameters()} == names:
+        if not own:
             raise ArtifactError(f"{source} has no adapters, so there is nothing to merge; use it as it is")
         parts = tuple(sorted(model.changed))
         record = {"artifact": str(source.absolute()), "tuner": manifest.data["tuner"], "dtype": name}

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from lensmith.data.batch import Batch
+from lensmith.dims import LARGE_PARTS
 from lensmith.errors import LensmithError
 from lensmith.fused import fused_cross_entropy, usable
 from lensmith.interfaces.connector import Connector
 from lensmith.interfaces.image_splitter import ImageSplitter
 from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
-from lensmith.interfaces.shapes import TileLayout
+from lensmith.interfaces.modes import hold_still, moving_statistics, trains
+from lensmith.interfaces.shapes import Parameters, TileLayout
 from lensmith.interfaces.text import IGNORE_LABEL, Conversation
-from lensmith.interfaces.vision_encoder import VisionEncoder
+from lensmith.interfaces.vision_encoder import VisionEncoder, parameter_shapes
 from lensmith.loss import summed_cross_entropy
 
 if TYPE_CHECKING:
@@ -61,8 +63,53 @@ class MultimodalModel(nn.Module):
         """Whether the vision encoder runs in training; not where every rank has all features from the cache."""
         self.changed: set[str] = set()
         """Parts whose weights are no longer those that a user's spec names; an artifact holds them in full."""
+        self.plain: frozenset[str] = frozenset()
+        """Names of the parameters as they were assembled, without what a tuner added."""
+        self.tables: dict[str, Parameters] = {}
+        """The same by part with their shapes, as `TunerSpec.trainable` takes them."""
+        self._buffers_before: dict[str, Tensor] = {}
         self.tuner: Tuner | None = None
         """Made the adapters that a loaded model wears; `save` writes them through it."""
+
+    def train(self, mode: bool = True) -> MultimodalModel:
+        """Set the mode of `nn.Module.train`. What is frozen stays in evaluation mode, whatever a part's own `train`
+        does: parts of which nothing trains, and frozen batch norms of the others."""
+        super().train(mode)
+        for part in self.children():
+            if mode and any(True for _ in part.parameters()) and not trains(part):
+                part.eval()
+            hold_still(part)
+        return self
+
+    def moving_statistics(self) -> list[str]:
+        """Names of the batch norms whose running statistics move while this model trains."""
+        return [f"{part}.{name}" for part, child in self.named_children() for name, _ in moving_statistics(child)]
+
+    def buffers_of(self, part: str) -> dict[str, Tensor]:
+        """The buffers of a part that its files hold, by name."""
+        module: nn.Module = getattr(self, part)
+        held = module.state_dict().keys()
+        return {name: buffer for name, buffer in module.named_buffers() if name in held}
+
+    def remember(self) -> None:
+        """Note what the freshly assembled parts are, before a tuner puts anything around them."""
+        self.plain = frozenset(name for name, _ in self.named_parameters())
+        self.tables = {part: parameter_shapes(module) for part, module in self.named_children()}
+        self.tables["language_model"] = self.language_model.shape.marked(self.tables["language_model"])
+        for part in LARGE_PARTS:
+            for name, buffer in self.buffers_of(part).items():
+                self._buffers_before[f"{part}.{name}"] = buffer.detach().cpu().clone()
+
+    def moved_buffers(self) -> dict[str, Tensor]:
+        """The buffers of encoder and language model that are no longer what the parts were assembled with."""
+        moved = {}
+        for part in LARGE_PARTS:
+            for name, buffer in self.buffers_of(part).items():
+                before = self._buffers_before.get(f"{part}.{name}")
+                now = buffer.detach().cpu()
+                if before is not None and not torch.equal(before.to(now.dtype), now):
+                    moved[f"{part}.{name}"] = now
+        return moved
 
     def forward(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
         """Cross-entropy summed over the supervised positions of a batch (there are `batch.target_count`).

@@ -119,7 +119,7 @@ def export(
     """
     import torch
 
-    from lensmith.artifacts import Manifest
+    from lensmith.artifacts import ADAPTER, Manifest
     from lensmith.conversion.held import Held
     from lensmith.conversion.probes import TOLERANCES
     from lensmith.files import atomic_folder, verify
@@ -132,6 +132,11 @@ def export(
     tuner = _tuner(manifest)
     if problems := exporter.refusals(model_spec(manifest, overrides), tuner, merge=merge):
         raise SpecError([Problem(p.path, f"{to} cannot express this: {p.message}", str(source)) for p in problems])
+    if not merge and (own := sorted(_adapters(manifest) - {ADAPTER})):
+        raise ArtifactError(
+            f"{source} holds {own[0]}/, which only its tuner {manifest.data['tuner']['name']!r} can read, so {to}"
+            " cannot hold it; add --merge to fold it into the weights first"
+        )
     if dry_run:
         return None
     if damage := verify(source, manifest.data["files"]):
@@ -178,11 +183,11 @@ def _tuner(manifest: Manifest) -> TunerSpec | None:
     return found  # type: ignore[no-any-return]
 
 
-def _adapters(manifest: Manifest) -> bool:
-    """Whether an artifact wears anything that could be folded in: a folder that is no part's."""
+def _adapters(manifest: Manifest) -> set[str]:
+    """What an artifact wears that could be folded in: folders that are no part's."""
     from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 
-    return bool(set(manifest.data["weights"]) - {*LARGE_PARTS, *SMALL_PARTS})
+    return set(manifest.data["weights"]) - {*LARGE_PARTS, *SMALL_PARTS}
 
 
 def _merged(source: Path, target: Path, dtype: torch.dtype, overrides: Sequence[str]) -> Manifest:

@@ -104,6 +104,9 @@ class _Filling:
         self.model, self.reader, self.stage, self.root, self.say = model, reader, stage, root, say
         self.pictures: PicturePipeline = replace(model.pictures, features=None)
         self.fresh: dict[bytes, KnownFile] = {}
+        self.looked_at: dict[Location, bool] = {}
+        # Else a damaged record is encoded again by the rank that comes upon it.
+        self.together = stage.deepspeed.zero == 3 and distributed.world() > 1
 
     def run(self, rows: Iterable[int]) -> folders.Lock:
         """See `attach`."""
@@ -174,7 +177,15 @@ class _Filling:
         if known is None:
             return None
         found = self.store.find(keys.entry_key(known.content, self.pictures.layout(*known.size)))
-        return None if found is None else (found, known.size)
+        if found is None or (self.together and not self.is_whole(found)):
+            return None
+        return found, known.size
+
+    def is_whole(self, place: Location) -> bool:
+        """Whether features are what was written; looked at once."""
+        if place not in self.looked_at:
+            self.looked_at[place] = self.store.read(place) is not None
+        return self.looked_at[place]
 
     def announce(self, shown: Sequence[Shown], missing: Sequence[Shown]) -> int:
         """Say what there is and what will be written; how many of the missing ones may be.
@@ -297,7 +308,7 @@ class _Filling:
         found = [keys.picture_key(picture.root, picture.name) for picture, _ in places]
         numbers = [[*location, *size] for _, (location, size) in places]
         table = Table(key_array(found), np.array(numbers, np.int64).reshape(-1, 5))
-        return KnownPictures(self.store, table, unusable)
+        return KnownPictures(self.store, table, unusable, self.together)
 
 
 def open_folder(root: Path, encoding: keys.Encoding) -> Path:

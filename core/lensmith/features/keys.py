@@ -27,7 +27,7 @@ from lensmith.interfaces.shapes import Size, TileLayout
 if TYPE_CHECKING:
     from lensmith.model import MultimodalModel
 
-FORMAT = 1
+FORMAT = 2
 _PROBES = ((96, 128), (301, 187), (480, 640))
 """(height, width) of the pictures that show what the transform does; upright and lying, shrunk and enlarged."""
 

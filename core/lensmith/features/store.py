@@ -4,7 +4,7 @@ A folder holds the features of one encoding (see `keys`):
 
     about.json            what they depend on
     probe.safetensors     what the encoder made of a probe picture
-    shard-*.safetensors   features (views, N, W); keys (pictures, 16) and starts (pictures + 1) of them
+    shard-*.safetensors   features (views, N, W); keys (pictures, 16), starts (pictures + 1) and checksums of them
     files-*.safetensors   keys of files (n, 16), keys of their contents (n, 16), sizes (n, 2) of the pictures
 
 Every process writes files of its own, under a temporary name first, so that neither a kill nor another process can
@@ -17,6 +17,8 @@ import os
 import struct
 import time
 import uuid
+import warnings
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,7 @@ class Store:
         self.folder, self.tokens, self.width, self.dtype = folder, tokens, width, dtype
         self.bytes_per_view = tokens * width * dtype.itemsize
         self.damaged: list[str] = []
+        self._bad: set[Location] = set()
         self._shards: list[_Shard] = []
         self._maps: dict[int, Tensor] = {}
         self._files: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
@@ -100,8 +103,8 @@ class Store:
         return len(self._index)
 
     def find(self, entry: bytes) -> Location | None:
-        """Where the features with that `entry_key` are."""
-        found = self._index.find(entry)
+        """Where the features with that `entry_key` are; not those that `read` found damaged."""
+        found = self._index.find(entry, self._bad)
         return None if found is None else Location(*found)
 
     def file(self, key: bytes) -> KnownFile | None:
@@ -111,11 +114,21 @@ class Store:
             return None
         return KnownFile(np.array(found[:2], "<i8").tobytes(), (found[2], found[3]))
 
-    def read(self, place: Location) -> Tensor:
-        """Features (V, N, W), mapped from the disk."""
+    def read(self, place: Location) -> Tensor | None:
+        """Features (V, N, W), mapped from the disk; None where they are not what was written, by their checksum."""
         if place.shard not in self._maps:
             self._maps[place.shard] = self._shards[place.shard].map(self)
-        return self._maps[place.shard][place.first : place.first + place.views]
+        shard = self._shards[place.shard]
+        found = self._maps[place.shard][place.first : place.first + place.views]
+        number = int(np.searchsorted(shard.starts, place.first, side="left"))
+        if checksum(shard.keys[number].tobytes(), found) == int(shard.sums[number]):
+            return found
+        if place not in self._bad:
+            self._bad.add(place)
+            warnings.warn(
+                f"feature cache: {shard.path} holds a damaged record; its image is encoded again", stacklevel=2
+            )
+        return None
 
 
 class Writer:
@@ -166,6 +179,7 @@ class Writer:
                     "features": torch.cat(features).contiguous(),
                     "keys": torch.from_numpy(key_array(list(self._entries)).copy()),
                     "starts": torch.from_numpy(starts.astype(np.int64)),
+                    "sums": torch.tensor([checksum(k, f) for k, f in self._entries.items()], dtype=torch.int64),
                 },
             )
         if self._files:
@@ -183,6 +197,16 @@ class Writer:
 
     def _write(self, kind: str, tensors: dict[str, Tensor]) -> None:
         write(self.store.folder / f"{kind}-{uuid.uuid4().hex}.safetensors", tensors)
+
+
+def checksum(key: bytes, features: Tensor) -> int:
+    """CRC-32 of a record and its key: finds every flipped bit, and a record that stands in another's place.
+
+    Args:
+        key: its `entry_key`.
+        features: (V, N, W), on the CPU, one after another in memory.
+    """
+    return zlib.crc32(features.contiguous().view(torch.uint8).numpy().data, zlib.crc32(key))
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -225,6 +249,7 @@ class _Shard:
     offset: int
     keys: NDArray[np.uint8]
     starts: NDArray[np.int64]
+    sums: NDArray[np.int64]
 
     @classmethod
     def open(cls, path: Path, store: Store) -> _Shard:
@@ -241,9 +266,11 @@ class _Shard:
             raise ValueError(f"it holds {found['dtype']} {found['shape']}, not views of {wanted}")
         keys = _array(path, header, begin, "keys", np.uint8)
         starts = _array(path, header, begin, "starts", np.int64)
-        if len(starts) != len(keys) + 1 or starts[0] != 0 or starts[-1] != found["shape"][0]:
+        sums = _array(path, header, begin, "sums", np.int64)
+        fits = len(starts) == len(keys) + 1 == len(sums) + 1 and starts[0] == 0 and starts[-1] == found["shape"][0]
+        if not fits or (np.diff(starts) <= 0).any():
             raise ValueError("its index does not fit its features")
-        return cls(path, begin + found["data_offsets"][0], keys, starts)
+        return cls(path, begin + found["data_offsets"][0], keys, starts, sums)
 
     def map(self, store: Store) -> Tensor:
         """Its features (views, N, W). Nothing is read before it is looked at."""

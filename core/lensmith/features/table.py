@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,13 +27,15 @@ class Table:
     def __len__(self) -> int:
         return len(self._first)
 
-    def find(self, key: bytes) -> tuple[int, ...] | None:
-        """The numbers of a key."""
+    def find(self, key: bytes, passed_over: Collection[tuple[int, ...]] = ()) -> tuple[int, ...] | None:
+        """The numbers of a key, the first that are not to be passed over."""
         first, second = np.frombuffer(key, "<u8")
         at = int(np.searchsorted(self._first, first))
         while at < len(self._first) and self._first[at] == first:
             if self._second[at] == second:
-                return tuple(int(number) for number in self._values[at])
+                numbers = tuple(int(number) for number in self._values[at])
+                if numbers not in passed_over:
+                    return numbers
             at += 1
         return None
 

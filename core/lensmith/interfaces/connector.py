@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lensmith.interfaces.modes import hold_still, trains
 from lensmith.interfaces.shapes import ConnectorShape, VisionShape
 
 
@@ -59,8 +60,11 @@ class Connector(nn.Module, abc.ABC):
         return self.shape.tokens
 
     def train(self, mode: bool = True) -> Connector:
-        """Set the mode of `nn.Module.train`; a wholly frozen connector stays in evaluation mode, without dropout."""
-        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        """Set the mode of `nn.Module.train`; a wholly frozen connector stays in evaluation mode, without dropout, and
+        so do frozen batch norms."""
+        super().train(mode and trains(self))
+        hold_still(self)
+        return self
 
     def save(self, folder: Path) -> None:
         """Write what building this connector reads besides weights (a config, a tokenizer), for `relocated`.

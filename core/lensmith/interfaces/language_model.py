@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lensmith.interfaces.loading import Loading
 from lensmith.interfaces.memory import Memory
+from lensmith.interfaces.modes import hold_still, trains
 from lensmith.interfaces.shapes import LanguageShape
 from lensmith.interfaces.text import Tokenizer
 
@@ -133,8 +134,16 @@ class LanguageModel(nn.Module, abc.ABC):
             complete the text are there: what the row says ends before the stop text.
         """
 
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Set the mode of `nn.Module.train`; a wholly frozen language model stays in evaluation mode, without dropout,
+        and so do frozen batch norms."""
+        super().train(mode and trains(self))
+        hold_still(self)
+        return self
+
     def checkpoint_activations(self) -> bool:
-        """While training, keep only the inputs of blocks and compute the rest again in the backward pass.
+        """While training, keep only the inputs of blocks and compute the rest again in the backward pass; also where
+        the model is frozen, and so in evaluation mode, and gradients go through it.
 
         Returns:
             Whether this model can; by default it cannot.

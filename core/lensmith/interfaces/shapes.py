@@ -7,7 +7,7 @@ the connector, T text positions, D language-model width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Size = tuple[int, int]
 """(height, width) in pixels or (rows, columns) in tokens: always vertical first."""
@@ -24,11 +24,15 @@ class ParameterShape:
         name: as `named_parameters()` of the part says it.
         shape: its dimensions.
         linear: whether it is the weight of an `nn.Linear` that an adapter may wrap.
+        head: whether it is the weight of the output head, which is adapted only where it is named.
+        added: how many of its rows are of tokens that the spec adds to the vocabulary.
     """
 
     name: str
     shape: tuple[int, ...]
     linear: bool = False
+    head: bool = False
+    added: int = 0
 
     @property
     def numel(self) -> int:
@@ -135,6 +139,7 @@ class LanguageShape:
         layers, heads, kv_heads, head_width, intermediate: the sizes that the cost model needs.
         parameters: every tensor.
         head: name of the output head's weight; equal to an entry of `parameters`, or to the embedding's when tied.
+        added: how many of the vocabulary's rows are of tokens that the spec adds.
     """
 
     width: int
@@ -147,3 +152,11 @@ class LanguageShape:
     intermediate: int
     parameters: Parameters = field(default=(), repr=False)
     head: str = ""
+    added: int = 0
+
+    def marked(self, parameters: Parameters) -> Parameters:
+        """Tensors of the model, with the output head marked as such and no longer as linear, and how many of their rows
+        are of added tokens."""
+        tables = {(self.vocabulary, self.width)}
+        found = tuple(replace(p, linear=False, head=p.linear) if p.name == self.head else p for p in parameters)
+        return tuple(replace(p, added=self.added) if p.shape in tables else p for p in found)

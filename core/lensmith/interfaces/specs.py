@@ -169,6 +169,24 @@ class TunerSpec(PartSpec, abc.ABC):
         """
         self.trainable(parts)
 
+    def training(self, part: str) -> TunerSpec | None:
+        """The same tuner so that it trains something of a part as well, e.g. of `vision_encoder`, for the conformance
+        kit; None, as by default, where its spec cannot say so."""
+        return None
+
+    def lasting(self) -> dict[str, Any]:
+        """The settings that decide which tensors the tuner adds and what they mean, by field.
+
+        A stage goes on with the adapters of the artifact before it where these are equal; otherwise they are folded
+        into the weights. By default all settings; less where some (a learning rate, dropout) only say how to train.
+        """
+        return self.model_dump(mode="json")
+
+    def obstacles(self, *, activation_checkpointing: bool) -> list[str]:
+        """What keeps this tuner from working with other settings of its stage, each with its cure; by default nothing.
+        Imports no torch."""
+        return []
+
     def unmet(self, *, zero: int) -> list[str]:
         """What keeps this tuner from running, whatever the model: a package that is not installed (with the command
         that installs it), a ZeRO stage that it cannot work under. By default nothing. Imports no torch.

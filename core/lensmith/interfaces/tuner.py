@@ -36,7 +36,8 @@ class Tuner(abc.ABC):
     The orders of calls, on every rank and with the same arguments:
 
     * a stage that begins: `loading` → (assembly) → `prepare` → `groups` → training → `save`;
-    * a stage that goes on with the adapters of the artifact before it, or an artifact that trains on:
+    * a stage that goes on with the adapters of the artifact before it (where `TunerSpec.lasting` is equal), or an
+      artifact that trains on:
       `loading` → (assembly) → `load(trainable=True)` → `prepare` → `groups` → training → `save`;
     * an artifact that is used: `loading` → (assembly) → `load(trainable=False)`, then `merge` or `save` where asked.
 
@@ -51,7 +52,13 @@ class Tuner(abc.ABC):
     * A part that is to be held in full in the artifact is added to `model.changed` by `prepare`; then `state` in `save`
       has all of its weights, not only those that train, and the artifact writes the part unless `save` did.
     * Between `prepare` or `load` and `merge`, `plain_name` knows every parameter of the model.
+    * What `save` wrote is handed on: before a stage with another tuner, in `merge` and in an export, `load` and then
+      `merge` put it into the weights, and the next artifact holds in full every part of which `TunerSpec.trainable`
+      names a tensor. What cannot be put into the weights must raise in `merge`.
     """
+
+    notes: tuple[str, ...] = ()
+    """What a user should know of what `prepare` did, one line each; a stage prints it before it begins."""
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec

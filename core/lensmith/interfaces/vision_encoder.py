@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lensmith.interfaces.loading import Loading
+from lensmith.interfaces.modes import hold_still, trains
 from lensmith.interfaces.shapes import ParameterShape, VisionShape
 
 
@@ -64,11 +65,14 @@ class VisionEncoder(nn.Module, abc.ABC):
         """Encode views: pixels (V, 3, H, W) to features (V, N, W), tokens in row-major order."""
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """Set the mode of `nn.Module.train`; a wholly frozen encoder stays in evaluation mode.
+        """Set the mode of `nn.Module.train`; what is frozen stays in evaluation mode: a whole encoder, or the batch
+        norms of one that trains in part.
 
         Else the statistics of a batch norm would move, and a frozen encoder would not be frozen.
         """
-        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        super().train(mode and trains(self))
+        hold_still(self)
+        return self
 
     def checkpoint_activations(self) -> bool:
         """See `LanguageModel.checkpoint_activations`."""

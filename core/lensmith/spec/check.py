@@ -134,6 +134,8 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
             )
         )
     problems += [Problem(f"{path}.tuner", message) for message in stage.tuner.unmet(zero=stage.deepspeed.zero)]
+    obstacles = stage.tuner.obstacles(activation_checkpointing=stage.activation_checkpointing)
+    problems += [Problem(f"{path}.tuner", message) for message in obstacles]
     if dimensions is None:
         return problems
     tables = dimensions.parameters()

@@ -72,7 +72,12 @@ CHECKS = (
             Kind.TUNER: "tuning:save",
         },
     ),
-    Check("batch", "a batch of N equals N singles", _of_modules("batches:batch")),
+    Check(
+        "handed-on",
+        "what a tuner trained, after another stage and a merge",
+        {Kind.TUNER: "tuning:handed_on"},
+    ),
+    Check("batch", "a batch of N equals N singles, also while it trains", _of_modules("batches:batch")),
     Check(
         RANKS,
         "a rank with text alone does what a rank with pictures does (two processes)",

@@ -21,6 +21,7 @@ from lensmith.testing.subjects import (
     promised,
 )
 from lensmith.testing.tiny import scatter
+from lensmith_registry import Kind
 
 _EQUAL = "What was saved and loaded gives the very output that it gave before."
 _TEXT = "USER: What colour is it? It is red, très bien."
@@ -72,6 +73,21 @@ def encoder(subject: EncoderSubject, kit: Kit) -> None:
         "A saved encoder prepares pictures as before.",
         "The pixels of a picture were others after loading.",
     )
+    _tuned(subject, kit)
+
+
+def _tuned(subject: EncoderSubject, kit: Kit) -> None:
+    """Every tuner of the project that can train it: trained for a few steps, saved, loaded, equal, buffers included."""
+    from lensmith.testing.keeping import with_encoder
+    from lensmith_registry.hooks import PROJECT
+
+    if subject.component.distribution == PROJECT:
+        return  # each tuner's own check trains them
+    for component in kit.own(Kind.TUNER):
+        tuner = kit.subject(component)
+        spec = tuner.spec.training("vision_encoder")
+        if spec is not None and not spec.unmet(zero=0):
+            with_encoder(kit, subject, tuner.implementation, spec)
 
 
 def language_model(subject: LanguageSubject, kit: Kit) -> None:

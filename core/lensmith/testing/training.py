@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lensmith.interfaces import Connector, VisionEncoder
+from lensmith.interfaces import Connector, LanguageModel, VisionEncoder
 from lensmith.testing.findings import NotApplicable, expect, some
 from lensmith.testing.kit import Kit
 from lensmith.testing.subjects import ModuleSubject
@@ -34,11 +34,11 @@ def frozen(subject: ModuleSubject, kit: Kit) -> None:
     case = subject.cases()[0]
     module = _with_weights(subject.build(case))
     module.requires_grad_(False).train()
-    if isinstance(module, (VisionEncoder, Connector)):
+    if isinstance(module, (VisionEncoder, Connector, LanguageModel)):
         inside = [name for name, child in module.named_modules() if child.training]
         expect(
             not inside,
-            "A wholly frozen encoder or connector stays in evaluation mode, without dropout or moving statistics.",
+            "A wholly frozen part stays in evaluation mode, without dropout or moving statistics.",
             f"After train(), {some(name or 'the part itself' for name in inside)} was in training mode.",
         )
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -12,9 +12,11 @@ from lensmith.dims import join
 from lensmith.interfaces.vision_encoder import parameter_shapes
 from lensmith.model import MultimodalModel
 from lensmith.testing.findings import NotApplicable, expect, some
+from lensmith.testing.keeping import pass_on, saved, train_and_save, with_encoder
 from lensmith.testing.kit import Kit
 from lensmith.testing.models import batch, model_spec
 from lensmith.testing.subjects import SEED, Subject, promised
+from lensmith_registry import Kind
 
 
 def prepared(subject: Subject, kit: Kit, dtype: torch.dtype = torch.float32) -> tuple[MultimodalModel, Any]:
@@ -98,29 +100,21 @@ def _tensors(model: MultimodalModel) -> dict[str, Tensor]:
 
 
 def save(subject: Subject, kit: Kit) -> None:
-    """An artifact of a trained model, read back by `lensmith.load`."""
-    model, tuner = prepared(subject, kit)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.tuner = tuner
-    model.eval()
-    shown = batch(model, pictures=True)
-    with torch.no_grad():
-        before = model(shown)
-    with promised("What a tuner trained is saved in an artifact that `lensmith.load` reads."):
-        folder = model.save(kit.folder() / "artifact")
-        again = lensmith.load(folder, dtype=torch.float32).to(model.device)
-    with torch.no_grad():
-        after = again(shown)
-    apart = abs(float(before - after))
-    expect(
-        apart <= 1e-4 * max(1.0, abs(float(before))),
-        "A saved and loaded model gives the loss that it gave before.",
-        f"It was {float(before):.6f} and is {float(after):.6f}.",
-    )
+    """An artifact of a trained model, read back by `lensmith.load`; with every encoder that the tuner can train."""
+    if unmet := subject.spec.unmet(zero=0):
+        raise NotApplicable("; ".join(unmet))
+    saved(kit, model_spec(kit, subject), subject.implementation, subject.spec)
+    tuner = subject.spec.training("vision_encoder")
+    for encoder in kit.own(Kind.VISION_ENCODER) if tuner is not None else ():
+        with_encoder(kit, kit.subject(encoder), subject.implementation, tuner)
+
+
+def handed_on(subject: Subject, kit: Kit) -> None:
+    """What the tuner trained is there after a stage with another tuner, and after `lensmith merge`."""
+    if unmet := subject.spec.unmet(zero=0):
+        raise NotApplicable("; ".join(unmet))
+    spec = model_spec(kit, subject)
+    pass_on(kit, train_and_save(kit, spec, subject.implementation, subject.spec))
 
 
 def moves(subject: Subject, kit: Kit) -> None:

@@ -17,6 +17,7 @@ from lensmith import files
 from lensmith.artifacts import MANIFEST, Manifest, changed_sources, whole_parts
 from lensmith.errors import ArtifactError, TrainingError
 from lensmith.io.json import read_json
+from lensmith.manifests import foreign
 from lensmith.tensors import not_finite, told_names
 from lensmith.training import distributed
 from lensmith.training.divergence import require_finite
@@ -193,6 +194,7 @@ def damage(folder: Path) -> list[str]:
     for extra in files.names(folder / _RESUME) - listed["files"].keys():
         problems.append(f"{_RESUME}/{extra} does not belong to it")
     problems += files.verify(folder, {MANIFEST: listed["manifest"]} | manifest.data["files"])
+    problems += foreign(folder)
     if not problems:
         problems += _diverged(folder)
     if not problems:
@@ -247,15 +249,28 @@ def restore(engine: Engine, folder: Path) -> None:
 
     if foreign := distributed.all_agree(refuse_foreign(folder / _RESUME) if distributed.rank() == 0 else ""):
         raise TrainingError(foreign[0])
-    with state_files(engine.engine):
-        path, _ = engine.engine.load_checkpoint(str(folder / _RESUME), tag=_TAG, load_module_strict=False)
-    if path is None:
-        raise TrainingError(f"{folder} holds no state that DeepSpeed can read")
-    if _inventory(folder)["world"] != distributed.world():
+    same_world = _inventory(folder)["world"] == distributed.world()
+    path, failure, random = None, "", {}
+    try:
+        with state_files(engine.engine):
+            path, _ = engine.engine.load_checkpoint(str(folder / _RESUME), tag=_TAG, load_module_strict=False)
+        if same_world:
+            random = load_file(folder / _RESUME / f"random-{distributed.rank()}.safetensors")
+    except Exception as error:  # DeepSpeed asserts what it does not find
+        failure = f" ({type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]})"
+    told = ""
+    if path is None or failure:
+        held = ", ".join(sorted(files.names(folder / _RESUME))[:6]) or "nothing"
+        told = (
+            f"{folder} holds no state that DeepSpeed can read{failure}: {_RESUME}/ has {held}; restore what was"
+            " renamed or changed, or delete the checkpoint and go on with --resume from the one before"
+        )
+    if everywhere := distributed.all_agree(told):
+        raise TrainingError(everywhere[0])
+    if not same_world:
         # Each rank's own draws go on for as many ranks alone; these are as good, and the same for the same number.
         torch.manual_seed((step_of(folder) * 1_000_003 + distributed.rank()) % 2**64)
         return
-    random = load_file(folder / _RESUME / f"random-{distributed.rank()}.safetensors")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"])
@@ -264,7 +279,7 @@ def restore(engine: Engine, folder: Path) -> None:
 def _existing(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if _NAME.match(p.name) and (p / MANIFEST).is_file())
+    return sorted(p for p in folder.iterdir() if _NAME.match(p.name) and p.is_dir())
 
 
 def _appearance(folder: Path) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from lensmith import files, parts
 from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
-from lensmith.dims import Dimensions, join
+from lensmith.dims import Dimensions, join, untrained_rows
 from lensmith.errors import DataError, TrainingError
 from lensmith.features.estimate import estimate
 from lensmith.features.folders import default_folder
@@ -92,6 +92,8 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     total = sum(cost.numel(table) for table in tables.values())
     yield f"  trains     {cost.numel(trainable):,} parameters; the model's parts have {total:,}"
     yield from _per_part(trainable)
+    if told := untrained_rows(tables, trainable):
+        yield f"  {told}"
     yield _memory(stage, tables, dtype, world)
     if stage.cache.features:
         yield _cache(stage, reader, dimensions, dtype)

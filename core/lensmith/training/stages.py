@@ -18,11 +18,12 @@ from lensmith.artifacts import MANIFEST, Manifest, Provenance
 from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
-from lensmith.dims import LARGE_PARTS, join
+from lensmith.dims import LARGE_PARTS, SMALL_PARTS, join, untrained_rows
 from lensmith.errors import ArtifactError, DataError, Interrupted, TrainingError
 from lensmith.fused import fits
 from lensmith.loading import restore
 from lensmith.spec.run import RunSpec, StageSpec
+from lensmith.tensors import told_names
 from lensmith.training import checkpoint, distributed, launch, loop, schedule
 from lensmith.training.alone import alone
 from lensmith.training.divergence import Diverged, cure, require_finite
@@ -181,6 +182,7 @@ class _Stage:
     def __init__(self, spec: RunSpec, name: str, stage: StageSpec, previous: Path | None, options: Options) -> None:
         self.spec, self.name, self.stage, self.previous, self.options = spec, name, stage, previous, options
         self.main = distributed.rank() == 0
+        self.notes: list[str] = []
         self.split = Split.of(stage, distributed.rank(), distributed.world())
         # Its manifest has the hashes of all that the stage starts from.
         self.beginning = files.sha256(previous / MANIFEST) if previous and (previous / MANIFEST).is_file() else None
@@ -391,6 +393,7 @@ class _Stage:
         context = model.language_model.shape.context_length
         reader.max_length = min(self.stage.data.max_length or context, context)
         tuner.prepare(model)
+        self.notes += tuner.notes
         self.recomputed = model.checkpoint_activations() if self.stage.activation_checkpointing else []
         if self.stage.activation_checkpointing and not self.recomputed:
             raise TrainingError(
@@ -413,12 +416,34 @@ class _Stage:
             raise ArtifactError(
                 f"{self.previous} is of another model than this spec's: {', '.join(different)} differ; make them equal"
             )
-        same = manifest.data["tuner"] == self.stage.tuner.model_dump(mode="json")
+        differs = self.differing(manifest)
+        same = not differs
+        if differs and (held := set(manifest.data["weights"]) - {*SMALL_PARTS, *LARGE_PARTS}):
+            self.notes.append(
+                f"what {manifest.data['tuner']['name']!r} trained in {self.previous} ({', '.join(sorted(held))}) is"
+                f" folded into the weights, which this stage's artifact holds in full: {differs}"
+            )
         own, following = (tuner, None) if same else (None, tuner)
         model, _ = restore(manifest, dtype=dtype, tuner=own, following=following, merge=not same, trainable=same)
         model.spec = model.spec.model_copy(update={"conversation": self.spec.model.conversation})
         model.conversation = parts.conversation(self.spec.model).bind(model.language_model.tokenizer)
         return model
+
+    def differing(self, manifest: Manifest) -> str:
+        """In what an artifact's tuner and this stage's differ, so that adapters cannot go on; empty where they can."""
+        stored = manifest.data["tuner"]
+        ours = self.stage.tuner
+        if stored is None or stored.get("name") != getattr(ours, "name", None):
+            return f"this stage's tuner is {getattr(ours, 'name', '')!r}"
+        try:
+            theirs = type(ours).model_validate(dict(stored)).lasting()
+        except ValueError as error:
+            raise ArtifactError(
+                f"{manifest.folder}: its tuner does not fit the installed {stored['name']!r}: {error}"
+            ) from error
+        now = ours.lasting()
+        changed = [key for key in sorted(theirs | now) if theirs.get(key) != now.get(key)]
+        return "; ".join(f"tuner.{key} was {theirs.get(key)!r} and is {now.get(key)!r}" for key in changed)
 
     def check_plan(self, model: MultimodalModel) -> None:
         """Compare what trains with what the tuner's spec says of the shapes.
@@ -470,5 +495,14 @@ class _Stage:
         sharded = self.stage.deepspeed.zero == 3
         if model.language_model.projection() and fits(accelerator(), precision_of(self.stage)) and not sharded:
             display.say("  the last layer and the loss are one kernel (liger-kernel)")
+        for note in self.notes:
+            display.say(f"  {note}")
+        if told := untrained_rows(model.tables, self.stage.tuner.trainable(model.tables)):
+            display.say(f"  {told}")
+        if norms := model.moving_statistics():
+            display.say(
+                f"  batch norms take the statistics of each micro-batch of a process ({told_names(norms)}): losses"
+                " depend on batch.micro and on how many processes share a batch"
+            )
         if self.recomputed:
             display.say(f"  computes activations again in the backward pass: {', '.join(self.recomputed)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.memory import DecoderMemory, masks
 from lensmith_plugins.language_models.packing import AttentionPlan, one_segment_a_row
 from lensmith_plugins.language_models.quiet import quiet
+from lensmith_plugins.language_models.recomputing import recompute_frozen
 from lensmith_plugins.language_models.segments import NAME, in_one_row, keep_uncompiled
 from lensmith_plugins.language_models.shapes import language_shape
 from lensmith_plugins.language_models.specs import CausalSpec, LlamaSpec
@@ -53,6 +55,8 @@ class HfCausalLanguageModel(LanguageModel):
         if tokenizer is not None:
             self.tokenizer = tokenizer
         self.shape = _shape(self, context_length)
+        if tokenizer is not None:
+            self.shape = replace(self.shape, added=len(tokenizer.appended))
         config = network.config.get_text_config()
         if self._decoder() is network:
             raise ValueError(
@@ -103,7 +107,7 @@ class HfCausalLanguageModel(LanguageModel):
         with torch.device("meta"):
             network = load_network(spec, Loading(weights=False))
             grow(network, spec.rows(network.get_input_embeddings().weight.shape[0]))
-            return cls(network, None, spec.context_length).shape
+            return replace(cls(network, None, spec.context_length).shape, added=spec.added())
 
     def unpack(self) -> None:
         """From now on, give samples that are packed into a row rows of their own."""
@@ -211,7 +215,10 @@ class HfCausalLanguageModel(LanguageModel):
 
     def checkpoint_activations(self) -> bool:
         """See `LanguageModel.checkpoint_activations`."""
-        return checkpoint_activations(self.network)
+        if not checkpoint_activations(self.network):
+            return False
+        recompute_frozen(self.network)
+        return True
 
     def compile_blocks(self) -> bool:
         """See `LanguageModel.compile_blocks`."""

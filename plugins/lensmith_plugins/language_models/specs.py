@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -158,7 +159,16 @@ class CausalSpec(LanguageModelSpec):
         config = self.read_config()
         if self.add_tokens and "vocab_size" in config:
             config["vocab_size"] = self.rows(config["vocab_size"])
-        return language_shape(config, self.context_length)
+        found = language_shape(config, self.context_length)
+        return None if found is None else replace(found, added=self.added())
+
+    def added(self) -> int:
+        """How many tokens the tokenizer gains, those counted that a saved model holds already."""
+        known = read_vocabulary(self.tokenizer_source()) if self.add_tokens else None
+        if known is None:
+            return len(self.add_tokens)
+        missing = set(self.add_tokens) - known.tokens
+        return len(set(known.appended) | missing)
 
     def rows(self, vocabulary: int) -> int:
         """Rows of the embeddings once `add_tokens` have theirs.

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lensmith import LensmithError, ParameterGroup, Tuner
 from lensmith.tensors import misfits, shapes_of
+from lensmith_plugins.tuners import added_rows
 from lensmith_plugins.tuners.peft_library import PEFT_TYPE_TO_TUNER_MAPPING, get_peft_model_state_dict
+from lensmith_plugins.tuners.rows_spec import ROWS
 from lensmith_plugins.tuners.selection import bridge_group, part_group, train_only
 from lensmith_plugins.tuners.specs import BRIDGE
 
@@ -126,6 +128,9 @@ class AdapterTuner(Tuner, abc.ABC):
         for part, injected in self._injected.items():
             for name in injected.added:
                 model.get_parameter(ROOTS[part] + name).requires_grad_(True)
+        if self.spec.added_tokens:
+            added_rows.attach(model)
+            added_rows.unfreeze(model)
 
     def groups(self, model: nn.Module) -> list[ParameterGroup]:
         """Connector, and adapters by part."""
@@ -151,7 +156,7 @@ class AdapterTuner(Tuner, abc.ABC):
             prefix = ROOTS[part]
             named = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             injected.write(_folder(folder, part), named)
-        return [FOLDER]
+        return [FOLDER, *(added_rows.save_rows(folder, state) if self.spec.added_tokens else ())]
 
     def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
         """Inject the adapters that `save` wrote."""
@@ -160,9 +165,13 @@ class AdapterTuner(Tuner, abc.ABC):
             injected.read(_folder(folder, part), part)
             for name in injected.added:
                 model.get_parameter(ROOTS[part] + name).requires_grad_(trainable)
+        if self.spec.added_tokens:
+            added_rows.load_rows(model, folder, trainable=trainable)
 
     def plain_name(self, name: str) -> str | None:
-        """Names as they are without peft's layers; adapters have none."""
+        """Names as they are without peft's layers; adapters and the rows of added tokens have none."""
+        if name.startswith(ROWS):
+            return None
         for part, injected in self._injected.items():
             prefix = ROOTS[part]
             if name.startswith(prefix) and name.removeprefix(prefix) in injected.plain:
@@ -184,6 +193,8 @@ class AdapterTuner(Tuner, abc.ABC):
                 )
             injected.fold()
         self._injected = {}
+        if self.spec.added_tokens:
+            added_rows.merge_rows(model)
 
     def attach(self, model: nn.Module) -> None:
         """Inject the adapters, once."""

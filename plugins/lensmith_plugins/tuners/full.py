@@ -7,7 +7,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lensmith import ParameterGroup, Parameters, ParameterShape, Tuner
+from lensmith_plugins.tuners.added_rows import attach, load_rows, merge_rows, rows_group, save_rows
 from lensmith_plugins.tuners.layers import LayerSettings, assign, depth, height_of
+from lensmith_plugins.tuners.rows_spec import ROWS
 from lensmith_plugins.tuners.selection import part_group, tables
 from lensmith_plugins.tuners.specs import BRIDGE, PARTS
 
@@ -20,6 +22,8 @@ class FullTuner(Tuner):
     def prepare(self, model: nn.Module) -> None:
         """Freeze what the spec leaves out. An artifact holds a part in full where any of it trains."""
         chosen = {p.name for p in self.spec.trainable(tables(model))}
+        if self.spec.added_tokens:
+            attach(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in chosen)
         model.changed |= {part for part in _LARGE if self.spec.settings(part)}  # type: ignore[operator]
@@ -35,22 +39,37 @@ class FullTuner(Tuner):
                 found += _groups(part, entry, tensors, depth(parts[part]))
         if self.spec.image_splitter is None and self.spec.settings("image_splitter"):
             found = _with_splitter(found, part_group(model, "connector", ["image_splitter"], None), self.spec)
-        return [group for group in found if group.names]
+        return [group for group in [*found, *rows_group(model)] if group.names]
 
     def save(self, model: nn.Module, folder: Path, state: dict[str, Tensor]) -> list[str]:
         """Each part of which something was trained, as a folder of its own."""
         written = []
         for part in _LARGE:
             if self.spec.settings(part):
-                own = {n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")}
+                own = {
+                    n.removeprefix(f"{part}."): t
+                    for n, t in state.items()
+                    if n.startswith(f"{part}.") and not n.startswith(ROWS)
+                }
                 target = folder / part
                 target.mkdir()
                 getattr(model, part).save(target, own)
                 written.append(part)
-        return written
+        return written + (save_rows(folder, state) if self.spec.added_tokens else [])
 
     def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
-        """Nothing to load: whole parts are read where their spec points, which the artifact rewrites."""
+        """The rows of added tokens; whole parts are read where their spec points, which the artifact rewrites."""
+        if self.spec.added_tokens:
+            load_rows(model, folder, trainable=trainable)
+
+    def plain_name(self, name: str) -> str | None:
+        """See `Tuner.plain_name`."""
+        return None if name.startswith(ROWS) else name
+
+    def merge(self, model: nn.Module) -> None:
+        """Put the rows of added tokens into the embeddings."""
+        if self.spec.added_tokens:
+            merge_rows(model)
 
 
 def _groups(part: str, entry: LayerSettings, tensors: Parameters, layers: int) -> list[ParameterGroup]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lensmith import Parameters, ParameterShape, TunerSpec
+from lensmith import Parameters, ParameterShape
 from lensmith.interfaces.bounds import Sizes
+from lensmith_plugins.tuners.rows_spec import RowsSpec
 from lensmith_plugins.tuners.specs import bridge
 from lensmith_plugins.tuners.targets import ALL, as_targets, layer, matching
 
@@ -17,7 +18,7 @@ AdaptedPart = Literal["language_model", "vision_encoder"]
 _Names = Annotated[list[str], Field(min_length=1)]
 
 
-class LoraSpec(TunerSpec):
+class LoraSpec(RowsSpec):
     """Low-rank adapters (arXiv 2106.09685) on linear layers; the connector trains in full beside them."""
 
     rank: Sizes = 64
@@ -64,6 +65,17 @@ class LoraSpec(TunerSpec):
         """Alpha, its default resolved."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
+    def lasting(self) -> dict[str, Any]:
+        """See `TunerSpec.lasting`: no dropout, no learning rates, nor how the factors start."""
+        return {
+            "rank": self.rank,
+            "alpha": self.scale,
+            "rslora": self.rslora,
+            "dora": self.dora,
+            "added_tokens": self.added_tokens,
+            "targets": {part: sorted(set(names)) for part, names in sorted(self.targets.items())},
+        }
+
     def adapted(self, parts: dict[str, Parameters]) -> dict[str, Parameters]:
         """The weights of the linear layers that get an adapter, by part.
 
@@ -74,6 +86,12 @@ class LoraSpec(TunerSpec):
             ValueError: a target that matches no linear layer, with those there are.
         """
         return {part: matching(part, names, parts.get(part, ())) for part, names in self.targets.items()}
+
+    def training(self, part: str) -> LoraSpec | None:
+        """See `TunerSpec.training`: adapters on all linear layers of the part."""
+        if part not in ("language_model", "vision_encoder"):
+            return None
+        return self.model_copy(update={"targets": {**self.targets, part: [ALL]}})
 
     def trainable(self, parts: dict[str, Parameters]) -> Parameters:
         """Two factors (with DoRA, a magnitude too) for each adapted layer, and the connector."""
@@ -86,7 +104,7 @@ class LoraSpec(TunerSpec):
                 trained.append(ParameterShape(f"{name}.lora_B.default.weight", (outputs, self.rank), linear=True))
                 if self.dora:
                     trained.append(ParameterShape(f"{name}.lora_magnitude_vector.default.weight", (outputs,)))
-        return (bridge(parts) if self.connector else ()) + tuple(trained)
+        return (bridge(parts) if self.connector else ()) + tuple(trained) + self.rows(parts)
 
 
 class QLoraSpec(LoraSpec):
@@ -103,6 +121,11 @@ class QLoraSpec(LoraSpec):
     """Type that the 4-bit layers multiply in; `auto` is the run's precision."""
     quantize_head: bool = False
     """Quantise the output head too, as the original's code did after its scaling study."""
+
+    def lasting(self) -> dict[str, Any]:
+        """See `TunerSpec.lasting`: how weights are quantised too."""
+        kept = {"double_quantization": self.double_quantization, "quantize_head": self.quantize_head}
+        return {**super().lasting(), **kept}
 
     def weight_bytes(self, parts: dict[str, Parameters], *, bytes_per_weight: float) -> float:
         """4 bits and the scales for each weight of the language model's linear layers; the head counts as whole."""

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensmith import LensmithError, ParameterGroup
+from lensmith_plugins.tuners import added_rows
 from lensmith_plugins.tuners.adapters import FOLDER, ROOTS, WEIGHTS, AdapterTuner, root_of
 from lensmith_plugins.tuners.peft_config import peft_config
 from lensmith_plugins.tuners.peft_methods import ADAPTION_PROMPT, PREFIX
@@ -45,6 +46,9 @@ class PeftTuner(AdapterTuner):
         self.attach(model)
         train_only(model, BRIDGE if self.spec.connector else ())
         model.language_model.prefix.requires_grad_(True)  # type: ignore[union-attr]
+        if self.spec.added_tokens:
+            added_rows.attach(model)
+            added_rows.unfreeze(model)
 
     def groups(self, model: nn.Module) -> list[ParameterGroup]:
         """Connector and the method."""
@@ -75,7 +79,7 @@ class PeftTuner(AdapterTuner):
         weight = state[f"{_PART}.prefix.weight"].detach().cpu().contiguous()
         save_file({"prompt_embeddings": weight}, target / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(target))
-        return [FOLDER]
+        return [FOLDER, *(added_rows.save_rows(folder, state) if self.spec.added_tokens else ())]
 
     def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
         """See `AdapterTuner.load`."""
@@ -95,6 +99,8 @@ class PeftTuner(AdapterTuner):
             )
         own.data.copy_(found)
         own.requires_grad_(trainable)
+        if self.spec.added_tokens:
+            added_rows.load_rows(model, folder, trainable=trainable)
 
     def plain_name(self, name: str) -> str | None:
         """See `AdapterTuner.plain_name`."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from lensmith import Parameters, ParameterShape, TunerSpec
+from lensmith import Parameters, ParameterShape
 from lensmith_plugins.tuners.layers import layer_of
 from lensmith_plugins.tuners.peft_methods import ADAPTION_PROMPT, PREFIX, REFUSED, RESERVED, fields_by_method
+from lensmith_plugins.tuners.rows_spec import RowsSpec
 from lensmith_plugins.tuners.specs import bridge
 from lensmith_plugins.tuners.targets import ALL, layer, matching
 
@@ -21,7 +22,7 @@ _IA3 = ("k_proj", "v_proj", "down_proj", "fc2")
 _FROM_THE_MODEL = {"token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules"}
 
 
-class PeftSpec(TunerSpec):
+class PeftSpec(RowsSpec):
     """A method of the peft library on the language model, by its name; the connector trains in full beside it."""
 
     method: str
@@ -81,7 +82,7 @@ class PeftSpec(TunerSpec):
         tensors = parts.get("language_model", ())
         wanted = self.config.get("target_modules")
         if isinstance(wanted, str) and wanted != "all-linear":
-            names = [layer(t) for t in tensors if t.linear]
+            names = [layer(t) for t in tensors if t.linear or t.head]
             found = [n for n in names if re.fullmatch(wanted, n.removeprefix("network."))]
             if not found:
                 raise ValueError(
@@ -96,8 +97,24 @@ class PeftSpec(TunerSpec):
                 raise ValueError(f"set config.target_modules: none of {', '.join(_IA3)} is in the language model")
         return [layer(t) for t in matching("language_model", targets, tensors)]
 
+    def lasting(self) -> dict[str, Any]:
+        """See `TunerSpec.lasting`: neither dropout nor how the method's weights start."""
+        config = {k: v for k, v in self.config.items() if "dropout" not in k and not k.startswith("init")}
+        return {"method": self.method, "config": config, "added_tokens": self.added_tokens}
+
+    def obstacles(self, *, activation_checkpointing: bool) -> list[str]:
+        """A prefix is keys and values in the decoder's cache, which recomputed blocks run without."""
+        if self.method == PREFIX and activation_checkpointing:
+            return [
+                "prefix_tuning hands its keys and values to the decoder in the KV cache, and blocks that are computed"
+                " again in the backward pass run without one; set activation_checkpointing: false, or take another"
+                " method"
+            ]
+        return []
+
     def check(self, parts: dict[str, Parameters]) -> None:
         """Targets, without peft."""
+        self.rows(parts)
         if self.method == PREFIX:
             prefix_shape(self.config["num_virtual_tokens"], parts["language_model"])
         elif self.method == ADAPTION_PROMPT:
@@ -120,7 +137,7 @@ class PeftSpec(TunerSpec):
             from lensmith_plugins.tuners.skeleton import added_by_peft
 
             added = added_by_peft(self, parts)
-        return (bridge(parts) if self.connector else ()) + added
+        return (bridge(parts) if self.connector else ()) + added + self.rows(parts)
 
 
 def prefix_shape(tokens: int, language_model: Parameters) -> ParameterShape:

@@ -48,10 +48,18 @@ class QLoraTuner(LoraTuner):
 
     def prepare(self, model: nn.Module) -> None:
         """Quantise what is not yet, inject the adapters and freeze the rest."""
+        from lensmith_plugins.tuners.quantisation import rounding
+
         plain = self._quantise(model)
         if _PART in model.changed:  # type: ignore[operator]
             # Now, as the folder that they come from may be gone when the run ends.
             self._plain = {name: tensor.cpu() for name, tensor in (plain or self._weights(model)).items()}
+            if plain:
+                moved = rounding(root_of(model, _PART), {n.removeprefix(_INSIDE): t for n, t in plain.items()})
+                self.notes = (
+                    f"the language model's whole weights are quantised to 4 bits: {len(plain)} are rounded"
+                    f" anew, by {moved:.1%} of their size, so the first loss is not quite that of what it begins from",
+                )
         super().prepare(model)
 
     def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:

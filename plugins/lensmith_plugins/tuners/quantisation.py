@@ -76,6 +76,22 @@ def dequantise(network: nn.Module, dtype: torch.dtype) -> None:
         setattr(network.get_submodule(parent), leaf, linear.train(module.training))
 
 
+def rounding(network: nn.Module, plain: dict[str, torch.Tensor]) -> float:
+    """How far quantised weights are from what they were, as a share of these: root mean square over all of them.
+
+    Args:
+        network: the module.
+        plain: what `quantise` returned.
+    """
+    apart = size = 0.0
+    for name, tensor in plain.items():
+        weight: Any = network.get_submodule(name.removesuffix(".weight")).weight
+        whole = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+        apart += float((whole - tensor.float()).square().sum())
+        size += float(tensor.float().square().sum())
+    return (apart / size) ** 0.5 if size else 0.0
+
+
 def mark(network: Any, *, quantised: bool) -> None:
     """Say of a transformers network whether it is quantised: peft reads it, and saving is refused where it is."""
     network.is_loaded_in_4bit = quantised

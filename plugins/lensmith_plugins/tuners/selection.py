@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from torch import nn
 
-from lensmith import ParameterGroup, Parameters, parameter_shapes
+from lensmith import LanguageShape, ParameterGroup, Parameters, parameter_shapes
+from lensmith_plugins.tuners.rows_spec import NAME
 from lensmith_plugins.tuners.specs import BRIDGE, PARTS
 
 
@@ -33,6 +33,6 @@ def bridge_group(model: nn.Module, lr: float | None) -> ParameterGroup:
 def tables(model: nn.Module) -> dict[str, Parameters]:
     """Every tensor of a model by part, the output head not marked as linear: what a plan knows, of the real modules."""
     found = {part: parameter_shapes(getattr(model, part)) for part in PARTS}
-    head = model.language_model.shape.head  # type: ignore[union-attr]
-    language_model = tuple(replace(p, linear=p.linear and p.name != head) for p in found["language_model"])
-    return {**found, "language_model": language_model}
+    shape: LanguageShape = model.language_model.shape  # type: ignore[union-attr, assignment]
+    own = tuple(p for p in found["language_model"] if not p.name.startswith(f"{NAME}."))
+    return {**found, "language_model": shape.marked(own)}

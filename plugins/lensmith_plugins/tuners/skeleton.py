@@ -45,7 +45,7 @@ def _skeleton(tensors: Parameters) -> nn.Module:
     root = nn.Module()
     for tensor in tensors:
         path = tensor.name.removeprefix("network.").split(".")[:-1]
-        if not tensor.linear:
+        if not (tensor.linear or tensor.head):
             continue
         here = root
         for name in path[:-1]:

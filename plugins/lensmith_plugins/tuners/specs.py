@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lensmith import Parameters, TunerSpec, qualify
+from lensmith import Parameters, qualify
 from lensmith_plugins.tuners.layers import LayerSettings, SettingsInput, assign
+from lensmith_plugins.tuners.rows_spec import RowsSpec
 
 BRIDGE = ("connector", "image_splitter")
 """The small parts between encoder and language model."""
@@ -20,21 +21,21 @@ def bridge(parts: dict[str, Parameters]) -> Parameters:
     return tuple(p for part in BRIDGE for p in qualify(part, parts.get(part, ())))
 
 
-class FrozenSpec(TunerSpec):
+class FrozenSpec(RowsSpec):
     """Connector and splitter vectors train; encoder and language model are frozen (arXiv 2304.08485, section 4.2)."""
 
     connector_lr: float | None = Field(None, gt=0)
     """Learning rate of the connector; by default the stage's."""
 
     def trainable(self, parts: dict[str, Parameters]) -> Parameters:
-        """Connector and splitter."""
-        trained = bridge(parts)
+        """Connector and splitter, and the rows of added tokens where asked."""
+        trained = bridge(parts) + self.rows(parts)
         if not trained:
             raise ValueError("neither the connector nor the splitter has weights, so nothing would train")
         return trained
 
 
-class FullSpec(TunerSpec):
+class FullSpec(RowsSpec):
     """Whole parts train, or ranges of their layers, each with its own learning rate and weight decay."""
 
     connector: Annotated[list[LayerSettings], SettingsInput] = Field([LayerSettings()])
@@ -64,6 +65,10 @@ class FullSpec(TunerSpec):
                 entries = [entry.model_copy(update={"layers": "all"}) for entry in entries[:1]]
         return [entry if entry.lr is not None else entry.model_copy(update={"lr": lr}) for entry in entries]
 
+    def training(self, part: str) -> FullSpec | None:
+        """See `TunerSpec.training`."""
+        return self.model_copy(update={part: [LayerSettings()]}) if part in PARTS else None
+
     def trainable(self, parts: dict[str, Parameters]) -> Parameters:
         """Every tensor of the chosen parts and layers.
 
@@ -75,6 +80,12 @@ class FullSpec(TunerSpec):
             tensors = parts.get(part, ())
             named = {t.name for _, own in assign(part, self.settings(part), tensors) for t in own}
             chosen += qualify(part, tuple(t for t in tensors if t.name in named))
+        rows = self.rows(parts)
+        if rows and any(p.added for p in chosen):
+            raise ValueError(
+                "added_tokens: the embeddings or the head train already, these rows with them; set it to false"
+            )
+        chosen += rows
         if not chosen:
             raise ValueError("nothing would train; set one of connector, language_model, vision_encoder to true")
         return chosen

@@ -22,7 +22,7 @@ def as_targets(value: Any) -> Any:
 
 
 def matching(part: str, targets: Sequence[str], tensors: Parameters) -> Parameters:
-    """The weights of the linear layers whose names end in one of `targets`.
+    """The weights of the linear layers whose names end in one of `targets`; the output head where it is named.
 
     Args:
         part: its name, for messages.
@@ -36,7 +36,8 @@ def matching(part: str, targets: Sequence[str], tensors: Parameters) -> Paramete
     if ALL in targets:
         if not linears:
             raise ValueError(f"the {part.replace('_', ' ')} has no linear layer that an adapter could go on")
-        return linears
+        return linears + _named_head(targets, tensors)
+    linears += tuple(t for t in tensors if t.head)
     chosen: set[str] = set()
     leaves = sorted({layer(t).rpartition(".")[2] for t in linears})
     for target in targets:
@@ -44,12 +45,18 @@ def matching(part: str, targets: Sequence[str], tensors: Parameters) -> Paramete
         if not found:
             close = difflib.get_close_matches(target, leaves, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
+            tied = " An output head that is tied to the embeddings is none." if "head" in target else ""
             raise ValueError(
-                f"target {target!r} is no linear layer of the {part.replace('_', ' ')}.{hint}"
+                f"target {target!r} is no linear layer of the {part.replace('_', ' ')}.{hint}{tied}"
                 f" There are: {', '.join(leaves) or 'none'}."
             )
         chosen |= found
     return tuple(t for t in linears if t.name in chosen)
+
+
+def _named_head(targets: Sequence[str], tensors: Parameters) -> Parameters:
+    """The output head, where it is named beside `all`."""
+    return tuple(t for t in tensors if t.head and {layer(t), layer(t).rpartition(".")[2]} & set(targets))
 
 
 def layer(weight: ParameterShape) -> str:

@@ -40,12 +40,14 @@ class WrappedEncoder(VisionEncoder):
         own = dict(self.network.state_dict())
         if state is None:
             return own
-        parameters = {name for name, _ in self.network.named_parameters()}
+        # Not the module's own names, which are others while it wears adapters.
+        wanted = [parameter.name.removeprefix("network.") for parameter in self.shape.parameters]
         given = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        if missing := sorted(parameters - given.keys()):
+        if missing := [name for name in wanted if name not in given]:
             raise ValueError(f"the weights to save lack {some(missing)}")
         # Buffers are whole on every rank, and often not among gathered weights.
-        return {name: given.get(name, tensor) for name, tensor in own.items()}
+        buffers = {name: given.get(name, b) for name, b in self.network.named_buffers() if name in own}
+        return {name: given[name] for name in wanted} | buffers
 
 
 def some(names: Iterable[str], limit: int = 6) -> str:

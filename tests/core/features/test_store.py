@@ -104,6 +104,54 @@ class TestStore:
         assert place is not None
         assert torch.equal(open_store(tmp_path).read(place), features(2)[:1])
 
+    @pytest.mark.parametrize("damage", ["zeros", "a constant", "one bit", "the last bit", "another's place"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_A12_a_damaged_record_is_passed_over_and_told(
+        self, tmp_path: Path, damage: str, dtype: torch.dtype
+    ) -> None:
+        with Writer(open_store(tmp_path, dtype)) as writer:
+            for number in range(3):
+                writer.add(key(number), torch.full((1, TOKENS, WIDTH), number + 1.0, dtype=dtype))
+        found = open_store(tmp_path, dtype)
+        places = [found.find(key(number)) for number in range(3)]
+        assert all(places)
+        [shard] = tmp_path.glob("shard-*")
+        content = bytearray(shard.read_bytes())
+        size = TOKENS * WIDTH * dtype.itemsize
+        one = torch.full((TOKENS * WIDTH,), 2.0, dtype=dtype).view(torch.uint8).numpy().tobytes()
+        start = content.index(one)
+        if damage == "zeros":
+            content[start : start + size] = bytes(size)
+        elif damage == "a constant":
+            content[start : start + size] = b"\x3f" * size
+        elif damage == "one bit":
+            content[start] ^= 1
+        elif damage == "the last bit":
+            content[start + size - 1] ^= 1
+        else:
+            content[start : start + size] = content[start - size : start]
+        shard.write_bytes(content)
+        found = open_store(tmp_path, dtype)
+        assert places[1] is not None
+        with pytest.warns(UserWarning, match=f"{shard.name} holds a damaged record; its image is encoded again"):
+            assert found.read(places[1]) is None
+        for number in (0, 2):
+            place = found.find(key(number))
+            assert place is not None
+            read = found.read(place)
+            assert read is not None
+            assert torch.equal(read, torch.full((1, TOKENS, WIDTH), number + 1.0, dtype=dtype))
+        assert found.find(key(1)) is None
+        with Writer(found) as writer:
+            assert key(1) not in writer
+            writer.add(key(1), torch.full((1, TOKENS, WIDTH), 9.0, dtype=dtype))
+        found.refresh()
+        place = found.find(key(1))
+        assert place is not None
+        again = found.read(place)
+        assert again is not None
+        assert float(again.max()) == 9.0
+
     @pytest.mark.parametrize("damage", ["cut", "cut in the header", "empty", "text", "other width", "other type"])
     def test_a_damaged_shard_is_left_aside_and_told(self, tmp_path: Path, damage: str) -> None:
         fill(tmp_path, range(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -136,3 +137,25 @@ def test_a_run_killed_while_it_fills(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert_same(lab.train(cached, tmp_path / "again", stage="align"), plain, ("align",))
+
+
+@pytest.mark.parametrize("damage", ["zeros", "a constant", "one bit"])
+def test_A12_damaged_features_change_no_loss(
+    lab: Any, cached: dict[str, Any], tmp_path: Path, damage: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The images are encoded again, where encoder and language model would learn from whatever lies on the disk."""
+    plain = lab.train(without(cached), tmp_path / "plain")
+    lab.train(cached, tmp_path / "first")
+    for shard in (tmp_path / "cache").glob("*/shard-*"):
+        content = bytearray(shard.read_bytes())
+        header = 8 + int.from_bytes(content[:8], "little")
+        begin, end = json.loads(content[8:header])["features"]["data_offsets"]
+        for at in range(header + begin, header + end):
+            if damage == "one bit":
+                if (at - header - begin) % 64 == 3:
+                    content[at] ^= 0x40
+            else:
+                content[at] = 0 if damage == "zeros" else 0x3F
+        shard.write_bytes(content)
+    assert_same(lab.train(cached, tmp_path / "again"), plain, ("align", "tune"))
+    assert any("damaged record" in str(warning.message) for warning in recwarn)

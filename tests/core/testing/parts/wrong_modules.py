@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
@@ -131,6 +132,17 @@ class Sociable(FineEncoder):
         return features - 0.5 * features.mean(0, keepdim=True)
 
 
+class Normed(FineEncoder):
+    """A batch norm takes the statistics of all views of a batch while it trains."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.norm(self.patch(pixels)).flatten(2).transpose(1, 2)
+
+
 class Restless(FineEncoder):
     """A buffer moves while it is frozen."""
 
@@ -245,3 +257,36 @@ class Lost(FineTuner):
     """It trains the language model and does not save it."""
 
     parts = ("connector.", "language_model.")
+
+
+class BitFit(FineTuner):
+    """What it trains of the language model goes into a folder of its own, as the interface allows."""
+
+    def prepare(self, model: Any) -> None:
+        for name, parameter in model.named_parameters():
+            inside = name.startswith("language_model.") and parameter.ndim == 1
+            parameter.requires_grad_(inside or name.startswith(self.parts))
+
+    def save(self, model: nn.Module, folder: Path, state: dict[str, Tensor]) -> list[str]:
+        (folder / "bitfit").mkdir()
+        own = {n: t.contiguous() for n, t in state.items() if n.startswith("language_model.") and t.ndim == 1}
+        save_file(own, folder / "bitfit" / "vectors.safetensors")
+        return ["bitfit"]
+
+    def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
+        with torch.no_grad():
+            for name, tensor in load_file(folder / "bitfit" / "vectors.safetensors").items():
+                model.get_parameter(name).copy_(tensor)
+
+
+class Fickle(BitFit):
+    """Its merge takes out what its load put in."""
+
+    def load(self, model: nn.Module, folder: Path, *, trainable: bool) -> None:
+        self.before = {n: p.detach().clone() for n, p in model.named_parameters() if p.ndim == 1}
+        super().load(model, folder, trainable=trainable)
+
+    def merge(self, model: nn.Module) -> None:
+        with torch.no_grad():
+            for name, tensor in self.before.items():
+                model.get_parameter(name).copy_(tensor)

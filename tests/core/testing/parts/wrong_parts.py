@@ -84,6 +84,15 @@ class FineEncoderSpec(VisionEncoderSpec):
         return VisionShape((8, 8), (2, 2), 6, parameters=tensors)
 
 
+class NormedSpec(FineEncoderSpec):
+    """The same with a batch norm."""
+
+    def shape(self) -> VisionShape:
+        plain = super().shape()
+        norm = ParameterShape("norm.weight", (6,)), ParameterShape("norm.bias", (6,))
+        return VisionShape((8, 8), (2, 2), 6, parameters=plain.parameters + norm)
+
+
 class FineSplitterSpec(ImageSplitterSpec):
     """One view a picture, and a vector after it for each 100 pixels of its height."""
 
@@ -123,6 +132,14 @@ class LostSpec(FineTunerSpec):
         return super().trainable(parts) + qualify("language_model", parts["language_model"])
 
 
+class BitFitSpec(FineTunerSpec):
+    """The connector, and the language model's norms (its biases, had it any)."""
+
+    def trainable(self, parts: dict[str, Parameters]) -> Parameters:
+        vectors = tuple(tensor for tensor in parts["language_model"] if len(tensor.shape) == 1)
+        return super().trainable(parts) + qualify("language_model", vectors)
+
+
 class CausalSpec(HfCausalSpec):
     """A causal language model."""
 
@@ -160,6 +177,9 @@ PARTS: dict[str, tuple[Kind, Any, str]] = {
     "moody": (Kind.CONVERSATION, TalkSpec, "Moody"),
     "neglectful": (Kind.TUNER, FineTunerSpec, "Neglectful"),
     "lost": (Kind.TUNER, LostSpec, "Lost"),
+    "fine_bitfit": (Kind.TUNER, BitFitSpec, "BitFit"),
+    "fickle": (Kind.TUNER, BitFitSpec, "Fickle"),
+    "normed": (Kind.VISION_ENCODER, NormedSpec, "Normed"),
 }
 
 
