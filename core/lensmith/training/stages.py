@@ -149,6 +149,13 @@ def _check_folder(spec: RunSpec, options: Options) -> None:
     concerned = [n for n in spec.stages if options.only in (None, n)]
     done = [n for n in concerned if (options.output / n).exists()]
     begun = [n for n in concerned if checkpoint.begun(options.output, n)]
+    if (options.output / MANIFEST).is_file():
+        raise TrainingError(f"{options.output} is an artifact, and a run is a folder of them; choose another --output")
+    if options.resume and not (done or begun) and (others := _held(options.output) - set(spec.stages)):
+        raise TrainingError(
+            f"{options.output} is of another run: it holds {', '.join(sorted(others))}, and this spec has"
+            f" {', '.join(spec.stages)}; give this run's own --output"
+        )
     if options.resume and not (done or begun):
         raise TrainingError(
             f"there is nothing to resume in {options.output}: no finished stage and no checkpoint"
@@ -159,6 +166,12 @@ def _check_folder(spec: RunSpec, options: Options) -> None:
             f"{options.output} already holds {', '.join(sorted({*done, *begun}))}; go on with --resume, choose another"
             " --output, or delete it"
         )
+
+
+def _held(output: Path) -> set[str]:
+    """Stages that a run's folder holds, finished or begun."""
+    finished = {file.parent.name for file in output.glob(f"*/{MANIFEST}")}
+    return finished | {folder.name for folder in (output / "checkpoints").glob("*") if folder.is_dir()}
 
 
 def _interrupted(number: int, where: str) -> Interrupted:

@@ -265,6 +265,13 @@ class TestGoingOn:
         run = lab.train(plain, begun.folder, resume=True)
         assert run.losses("tune") == whole.losses("tune")
 
+    def test_N16_another_runs_folder(self, plain: dict[str, Any], whole: Any) -> None:
+        other = {**plain, "stages": {"mine": plain["stages"]["tune"]}}
+        with pytest.raises(TrainingError, match=r"is of another run: it holds tune, and this spec has mine; give this"):
+            lensmith.train(other, output=whole.folder, resume=True)
+        with pytest.raises(TrainingError, match=r"tune is an artifact, and a run is a folder of them"):
+            lensmith.train(other, output=whole.folder / "tune")
+
     def test_T9_sharded_state_is_refused_with_the_reason(self, lab: Any, plain: dict[str, Any], tmp_path: Path) -> None:
         spec = varied(plain, deepspeed={"zero": 1}, max_steps=3)
         run = lab.train(spec, tmp_path / "run")
