@@ -14,7 +14,7 @@ from lensmith.errors import Problem, SpecError
 from lensmith.spec.yaml import parse_scalar, read_document
 
 _LAUNCHERS = {"deepspeed", "torchrun", "accelerate", "python", "python3", "srun", "swift", "llamafactory-cli"}
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)\Z", re.DOTALL)
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)\Z", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
 _COUNTS = ("--num_gpus", "--nproc_per_node", "--nproc-per-node", "--num_processes", "--gpus")
 _MOST = 1_000_000
@@ -67,6 +67,7 @@ def _script(path: Path, text: str) -> Arguments:
     variables: dict[str, str] = {}
     found: list[tuple[list[str], list[str]]] = []
     for words in _commands(text):
+        words = words[1:] if words[0] == "export" else words
         if len(words) == 1 and (assigned := _ASSIGNMENT.match(words[0])):
             variables[assigned[1]] = _filled(assigned[2], variables)
             continue

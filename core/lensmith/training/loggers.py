@@ -51,7 +51,7 @@ class StepLog:
     ) -> None:
         """Stop drawing, close files."""
         self.display.__exit__(kind, error, trace)
-        for logger in self.loggers:
+        for logger in list(self.loggers):
             if isinstance(logger, Metrics):
                 logger.close()
             else:

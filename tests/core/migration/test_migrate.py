@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,4 +201,3 @@ def test_N15_the_originals_recorded_arguments(shared: Path, tmp_path: Path, rows
         found = carried(file, gpus=1)
         assert list(found.spec["stages"]) == [stage]
         assert load_spec(found.spec).stages[stage].batch.size == 4
-        assert not shutil.which("$S")
