@@ -33,6 +33,6 @@ def bridge_group(model: nn.Module, lr: float | None) -> ParameterGroup:
 def tables(model: nn.Module) -> dict[str, Parameters]:
     """Every tensor of a model by part, the output head not marked as linear: what a plan knows, of the real modules."""
     found = {part: parameter_shapes(getattr(model, part)) for part in PARTS}
-    shape: LanguageShape = model.language_model.shape  # type: ignore[union-attr, assignment]
+    shape: LanguageShape = model.language_model.shape  # type: ignore[assignment]
     own = tuple(p for p in found["language_model"] if not p.name.startswith(f"{NAME}."))
     return {**found, "language_model": shape.marked(own)}
