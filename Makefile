@@ -20,7 +20,7 @@ VERSIONS = $(BIN)/python constraints/lock.py
 .PHONY: demo test lint setup lock test-oldest test-latest setup-oldest setup-latest test-interfaces clean help
 
 help:
-	@echo "make demo         set up, train a small multimodal model on handwriting, evaluate it (about 15 minutes on 2 cores)"
+	@echo "make demo         set up, train a small multimodal model on handwriting, evaluate it (about a quarter of an hour on 2 cores)"
 	@echo "make test         set up, run the tests"
 	@echo "make lint         set up, ruff, mypy and the import contract"
 	@echo "make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest"

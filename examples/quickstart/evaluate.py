@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 SPEC = Path(__file__).parent / "digits.yaml"
+SWAP = "model.connector={name: pool, factor: 2}"
+"""One override that puts another part in: a connector that averages blocks of 2 x 2 tokens."""
 CONDITIONS = ("trained", "blind", "untrained")
 """The trained model; the same without the picture; the assembled model before any training."""
 
@@ -28,6 +30,7 @@ def main() -> None:
         "--run", type=Path, default=Path("examples/quickstart/runs/quickstart"), help="folder of the run"
     )
     parser.add_argument("--work", type=Path, default=Path("examples/quickstart/work"), help="folder of prepare.py")
+    parser.add_argument("--spec", type=Path, default=SPEC, help="what the run trained")
     parser.add_argument("--untrained", type=int, default=5, help="questions a task for the model before training")
     parser.add_argument("--limit", type=int, default=None, help="questions a task, for a quick look")
     parser.add_argument("--batch", type=int, default=16, help="questions answered at once")
@@ -36,7 +39,7 @@ def main() -> None:
     import lensmith
 
     questions = read_questions(arguments.work / "heldout.jsonl", arguments.limit)
-    spec = lensmith.load_spec(SPEC)
+    spec = lensmith.load_spec(arguments.spec)
     artifact = arguments.run / list(spec.stages)[-1]
     began = time.perf_counter()
     trained = lensmith.load(artifact, merge=True)
@@ -56,7 +59,8 @@ def main() -> None:
     contact_sheet(questions, answers["trained"], arguments.work, arguments.run / "contact_sheet.png")
     print(table(metrics))
     print(f"\n{len(questions)} held-out questions in {seconds:.0f} s; written: {arguments.run}/metrics.json,")
-    print(f"{arguments.run}/loss.png, {arguments.run}/contact_sheet.png")
+    print(f"{arguments.run}/loss.png, {arguments.run}/contact_sheet.png\n")
+    print(swap(arguments.spec, arguments.run))
 
 
 def read_questions(path: Path, limit: int | None) -> list[dict[str, Any]]:
@@ -135,6 +139,33 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def swap(file: Path, run: Path) -> str:
+    """What one override would change: from the plans of both, which read config files and headers alone."""
+    import lensmith
+
+    spec = lensmith.load_spec(file)
+    plans = [lensmith.plan(spec), lensmith.plan(lensmith.load_spec(file, [SWAP]))]
+    tokens = [plan.dimensions.connector.tokens for plan in plans]
+    sizes = [plan.parameters["connector"] for plan in plans]
+    steps = [(line, spec.stages[stage].batch.size) for stage in spec.stages for line in metrics_of(run, stage)]
+    minutes = sum(line["seconds"] for line, _ in steps) / 60
+    length = sum(line["tokens"] for line, _ in steps) / sum(rows for _, rows in steps)
+    shorter = length - tokens[0] + tokens[1]
+    return (
+        "Swap a part with one override, here the connector (`lensmith list` has the others):\n"
+        f"  lensmith train {file} '{SWAP}' --output {run.parent / 'pooled'}\n"
+        f"A picture then takes {tokens[1]} positions instead of {tokens[0]}, a row {shorter:.0f} instead of"
+        f" {length:.0f}, and the connector has {sizes[1]:,} parameters instead of {sizes[0]:,}: about"
+        f" {minutes * shorter / length:.0f} minutes of training instead of {minutes:.0f}."
+    )
+
+
+def metrics_of(run: Path, stage: str) -> list[dict[str, Any]]:
+    """The lines that a stage's steps left."""
+    text = (run / "metrics" / f"{stage}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def plot_losses(run: Path, stages: Sequence[str], target: Path) -> None:
     """Loss over the steps of all stages."""
     import matplotlib
@@ -145,7 +176,7 @@ def plot_losses(run: Path, stages: Sequence[str], target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 3.5))
     offset = 0
     for stage in stages:
-        lines = [json.loads(line) for line in (run / "metrics" / f"{stage}.jsonl").read_text().splitlines()]
+        lines = metrics_of(run, stage)
         axes.plot([offset + line["step"] for line in lines], [line["loss"] for line in lines], label=stage)
         offset += len(lines)
     axes.set_xlabel("optimiser step")

