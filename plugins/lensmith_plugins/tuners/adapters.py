@@ -210,9 +210,6 @@ def _folder(artifact: Path, part: str) -> Path:
 def shortest(layers: list[str], root: nn.Module) -> list[str]:
     """Leaf names where they select exactly these layers (readable, portable), else the full names."""
     leaves = {layer.rpartition(".")[2] for layer in layers}
-    selected = {
-        name
-        for name, module in root.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in leaves
-    }
+    # Whatever they are: peft adapts convolutions of the same name too.
+    selected = {name for name, _ in root.named_modules() if name.rpartition(".")[2] in leaves}
     return sorted(leaves) if selected == set(layers) else sorted(layers)
