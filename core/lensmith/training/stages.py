@@ -211,6 +211,12 @@ class _Stage:
         reader = self.reader()  # rows are checked before weights are loaded
         steps = steps_of(self.stage, reader.mixture, self.split.accumulation)
         schedule.require_rates(f"stages.{self.name}", self.stage, steps)
+        start = 0 if found is None else checkpoint.step_of(found)
+        if start > steps:
+            raise TrainingError(
+                f"{found} has {start} steps already, stages.{self.name} asks for {steps}; raise epochs or max_steps,"
+                " or start anew with another output"
+            )
         if found is not None:
             checkpoint.check_data(found, self.sources)
         torch.manual_seed(self.stage.seed)
@@ -219,12 +225,6 @@ class _Stage:
         model = self.model(tuner, reader)
         optimizer = build_optimizer(model, tuner.groups(model), self.stage)
         self.announce(model, reader, steps)
-        start = 0 if found is None else checkpoint.step_of(found)
-        if start > steps:
-            raise TrainingError(
-                f"{found} has {start} steps already, stages.{self.name} asks for {steps}; raise epochs or max_steps,"
-                " or start anew with another output"
-            )
         feed = Feed(reader, self.stage, self.split, steps, packs=self.pads_because is None, lengths=self.lengths(model))
         features = self.features(model, feed, start)
         engine = Engine(model, optimizer, self.stage, self.split)

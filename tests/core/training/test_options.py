@@ -394,7 +394,7 @@ class TestSteps:
         for expected in (
             "stage align: from the model, 14 rows, 7 steps of 4 rows",
             "  batch      2 process(es) x 2 rows x 1 micro-steps",
-            "  optimiser  adamw, lr 0.001, cosine after a warm-up of 1 steps",
+            "  optimiser  adamw, lr 0.001, cosine after a warm-up of 1 step",
             f"    connector: {connector:,} in 4 tensors: connector.0.weight, connector.0.bias, connector.2.weight, …",
             "stage tune: from stage align, 14 rows, 7 steps of 4 rows",
             "  engine     bfloat16, ZeRO-2, optimiser on cpu",
