@@ -78,14 +78,15 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     steps = steps_of(stage, mixture, split.accumulation)
     schedule.require_rates(f"stages.{name}", stage, steps)
     dtype = precision_of(stage)
-    optimizer, warm = stage.optimizer.name, schedule.warmup(stage.schedule, steps)
+    optimizer, rising = stage.optimizer.name, schedule.warmup(stage.schedule, steps)
+    warm = f"{rising:,} step{'s' * (rising != 1)}"
     yield f"stage {name}: from {start}, {len(mixture):,} rows, {steps:,} steps of {split.size} rows"
     if bad and stage.data.bad_rows == "error":
         yield f"  WOULD STOP: {len(bad)} rows cannot be used, first {first}"
     elif bad:
         yield f"  left out   {len(bad)} rows that cannot be used, first {first}"
     yield f"  batch      {world} process(es) x {split.micro} rows x {split.accumulation} micro-steps"
-    yield f"  optimiser  {optimizer}, lr {stage.lr:g}, {stage.schedule.decay} after a warm-up of {warm:,} step{'s' * (warm != 1)}"
+    yield f"  optimiser  {optimizer}, lr {stage.lr:g}, {stage.schedule.decay} after a warm-up of {warm}"
     yield f"  engine     {str(dtype).removeprefix('torch.')}, ZeRO-{stage.deepspeed.zero}{_extras(stage)}"
     tables = dimensions.parameters()
     trainable = stage.tuner.trainable(tables)
