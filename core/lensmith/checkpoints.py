@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
 from lensmith.io import hub
 from lensmith.io.json import read_object
+from lensmith.io.sizes import check_entries, check_sizes
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
@@ -61,6 +63,22 @@ Checkpoint = Annotated[str, BeforeValidator(_checkpoint), AfterValidator(str), W
 """A local folder or file (relative to the spec file), or a hub id `owner/name`."""
 
 
+def locations(spec: BaseModel) -> Iterator[tuple[str, str]]:
+    """The fields of a part's spec that are a `SpecPath` or a `Checkpoint`, with what they say; not those without."""
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, (str, Path)) and any(map(_is_location, (field.annotation, *field.metadata))):
+            yield name, str(value)
+
+
+def _is_location(annotation: Any) -> bool:
+    """Whether a type, or what it is annotated with, is that of a place."""
+    if isinstance(annotation, BeforeValidator):
+        return annotation.func in (_absolute, _checkpoint)
+    inside = (*get_args(annotation), *getattr(annotation, "__metadata__", ()))
+    return any(map(_is_location, inside))
+
+
 def import_hint(folder: Path) -> str:
     """What to do with a folder that is no artifact and holds weights; empty for any other."""
     # Not Path.is_dir(), which raises where a name is too long.
@@ -90,7 +108,39 @@ def read_config(checkpoint: str, filename: str = "config.json") -> dict[str, Any
                 f"{path} does not exist; give a local folder that holds {filename}, or a hub id 'owner/name'"
             )
         path = hub_file(checkpoint, filename)
-    return read_object(path, nonfinite=True)  # some models' configs hold Infinity
+    config = read_object(path, nonfinite=True)  # some models' configs hold Infinity
+    if filename == "config.json":
+        check_sizes(config, str(path))
+    return config
+
+
+def check_indexes(folder: Path) -> None:
+    """Refuse a folder of weights whose index names files outside it; transformers would read them.
+
+    Raises:
+        ValueError: naming index and entry.
+    """
+    for index in sorted(folder.glob("*.index.json")) if folder.is_dir() else ():
+        shards = read_object(index, nonfinite=True).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ValueError(f"{index}: has no weight_map, which names the file of each tensor")
+        missing = [
+            name for name in sorted(set(check_entries(shards.values(), str(index)))) if not (folder / name).is_file()
+        ]
+        if missing:
+            raise ValueError(f"{index}: names {missing[0]}, which is not there; get the whole checkpoint")
+
+
+def cached_folder(repository: str) -> Path | None:
+    """The folder of a hub repository's files that are on this machine; None where there are none. No network."""
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    if not (cache / f"models--{repository.replace('/', '--')}").is_dir():
+        return None  # without the import, which takes a short command's time
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(repository, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def hub_file(repository: str, filename: str) -> Path:

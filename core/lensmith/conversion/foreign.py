@@ -13,6 +13,7 @@ from lensmith.checkpoints import is_hub_id
 from lensmith.errors import LensmithError
 from lensmith.io import hub
 from lensmith.io.json import read_object
+from lensmith.io.sizes import check_sizes
 
 if TYPE_CHECKING:
     from lensmith.conversion.stored import Stored
@@ -43,7 +44,12 @@ class Foreign:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its `config.json`, empty where there is none."""
-        return self.json("config.json")
+        config = self.json("config.json")
+        try:
+            check_sizes(config, f"{self.name}/config.json")
+        except ValueError as error:
+            raise LensmithError(str(error)) from error
+        return config
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of a folder, empty where there is none.

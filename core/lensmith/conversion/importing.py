@@ -14,6 +14,7 @@ from lensmith.conversion.options import settings
 from lensmith.dims import LARGE_PARTS, SMALL_PARTS
 from lensmith.errors import ArtifactError, LensmithError, SpecError
 from lensmith.interfaces.formats import Found, Importer, PartFiles
+from lensmith.parts import in_one_line
 from lensmith.spec.build import installed, validate
 from lensmith.spec.yaml import Document
 from lensmith_registry import Kind
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from lensmith.spec.run import ModelSpec
 
 ADAPTER, SPEC = "adapter", "spec.json"
-_LONGEST = 400
-"""Characters of a library's message."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,10 @@ def _told(origin: str) -> Iterator[None]:
     """What libraries say of files that are not there or not right, as an error for the user."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip()  # transformers ends some with the names of all models that it has
-        raise LensmithError(f"{origin}: {reason if len(reason) < _LONGEST else reason[:_LONGEST] + ' …'}") from error
+    except (LensmithError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's file may make a library raise anything
+        raise LensmithError(f"{origin}: {in_one_line(error)}") from error
 
 
 def choose(foreign: Foreign, format: str | None, options: Sequence[str]) -> tuple[str, Importer, str]:
@@ -103,7 +103,8 @@ def choose(foreign: Foreign, format: str | None, options: Sequence[str]) -> tupl
     names = [format] if format is not None else registry.names(Kind.IMPORTER)
     fits = []
     for name in names:
-        recognised = registry.get(Kind.IMPORTER, name).load().recognise(foreign)
+        with _told(foreign.name):
+            recognised = registry.get(Kind.IMPORTER, name).load().recognise(foreign)
         if recognised:
             fits.append((name, recognised))
     if not fits:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lensmith.errors import LensmithError
 from lensmith.files import write_json
 from lensmith.io.json import JsonError, read_json
+from lensmith.io.sizes import check_entries
 
 SHARD = 1 << 30
 """Bytes of a shard that is written, where no single tensor is larger."""
@@ -85,9 +86,11 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             continue
         try:
-            shards = sorted(set(read_json(folder / name)["weight_map"].values()))
+            shards = sorted(set(check_entries(read_json(folder / name)["weight_map"].values(), str(folder / name))))
         except JsonError:
             raise
+        except ValueError as error:
+            raise LensmithError(str(error)) from error
         except (KeyError, AttributeError, TypeError) as error:
             raise LensmithError(f"{folder / name} cannot be read: {type(error).__name__}: {error}") from error
         if missing := [shard for shard in shards if not (folder / shard).is_file()]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensmith.interfaces.shapes import (
     ConnectorShape,
@@ -15,6 +15,9 @@ from lensmith.interfaces.shapes import (
     VisionShape,
 )
 from lensmith_registry import PartSpec
+
+if TYPE_CHECKING:
+    from lensmith.interfaces.text import DeclaredTokenizer
 
 
 class IncompatibleParts(ValueError):
@@ -121,6 +124,17 @@ class LanguageModelSpec(PartSpec, abc.ABC):
     def default_conversation(self) -> str:
         """Name of the conversation that the model was tuned with, used when the spec names none."""
         raise NotImplementedError(f"{type(self).__name__} must implement default_conversation()")
+
+    def declared_tokenizer(self) -> DeclaredTokenizer | None:
+        """The tokenizer as its files describe it, without loading it; None, as by default, where that cannot be said.
+
+        `lensmith check` holds conversations and embeddings against it. Imports neither torch nor transformers.
+
+        Raises:
+            OSError: there is no tokenizer where the spec says.
+            ValueError: files that cannot be read.
+        """
+        return None
 
     def sources(self) -> dict[str, str]:
         """Files and folders (or hub ids) that the weights come from, by spec field: recorded in the manifest."""

@@ -229,3 +229,13 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
         """Write it to an empty folder, so that an artifact says what its ids mean without its base model."""
+
+
+class DeclaredTokenizer(Tokenizer):
+    """A tokenizer as its files describe it: it knows its special tokens and its template, and cannot tokenise.
+
+    `lensmith check` looks at conversations with it, before anything is loaded.
+    """
+
+    text_ids: int
+    """One more than the largest id that text can become, special tokens left out."""

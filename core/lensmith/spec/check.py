@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensmith.checkpoints import import_hint, is_hub_id
+from lensmith.checkpoints import import_hint, is_hub_id, locations
 from lensmith.dims import Dimensions, join, shape_of
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
-from lensmith.parts import default_conversation
+from lensmith.parts import default_conversation, nested_parts
 from lensmith.spec.build import read_spec
 from lensmith.spec.messages import place
 from lensmith.spec.run import RunSpec, StageSpec
 from lensmith.spec.stage_check import logging_problems, stage_problems
+from lensmith.spec.template_check import template_problems
 from lensmith_registry import Kind, RegistryError
 
 # ruff: noqa: PTH112, PTH113 - pathlib's own tests raise where a name is too long
@@ -36,14 +37,13 @@ def check(spec: RunSpec, *, measure: bool = False) -> list[Problem]:
     problems: list[Problem] = []
     dimensions = _dimensions(spec, problems, measure)
     _try(problems, "model.conversation", lambda: _conversation(spec))
+    problems += _missing_paths(spec, problems)
+    rows = dimensions.language_model.vocabulary if dimensions is not None else None
+    if not any(problem.path.startswith("model.language_model") for problem in problems):
+        problems += template_problems(spec, rows)
     if spec.start_from is not None and not os.path.isfile(spec.start_from / "manifest.json"):
         told = f"{spec.start_from} is not an artifact (it has no manifest.json){import_hint(spec.start_from)}"
         problems.append(Problem("start_from", told))
-    if spec.start_from is None:  # else the artifact holds the connector's weights
-        for field, source in spec.model.connector.sources().items():
-            there = os.path.exists(source) or is_hub_id(source)  # noqa: PTH110
-            if not there and not any(source in problem.message for problem in problems):
-                problems.append(Problem(f"model.connector.{field}", f"{source} does not exist"))
     unmet = spec.model.language_model.unmet()
     problems += [Problem(f"model.language_model.{field}", message) for field, message in unmet.items()]
     problems += logging_problems("logging", spec.logging)
@@ -70,6 +70,24 @@ def checked(source: str | Path | Mapping[str, Any] | RunSpec, overrides: Sequenc
 
 def _keys(path: str) -> tuple[str | int, ...]:
     return tuple(int(key) if key.isdigit() else key for key in path.split(".") if key)
+
+
+def _missing_paths(spec: RunSpec, told: Sequence[Problem]) -> list[Problem]:
+    """Every field of the model's parts that names a place on this machine where nothing is."""
+    problems = []
+    for kind in Kind:
+        part = getattr(spec.model, kind.value, None)
+        if part is None or (spec.start_from is not None and kind == Kind.CONNECTOR):
+            continue  # else the artifact holds the connector's weights
+        whole = [("", part), *((f".{path}", nested) for path, _, nested in nested_parts(part))]
+        for below, one in whole:
+            for field, source in locations(one):
+                if os.path.exists(source) or is_hub_id(source):  # noqa: PTH110
+                    continue
+                path = f"model.{kind.value}{below}.{field}"
+                if not any(source in problem.message for problem in told):
+                    problems.append(Problem(path, f"{source} does not exist"))
+    return problems
 
 
 def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimensions | None:

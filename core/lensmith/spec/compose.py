@@ -23,6 +23,10 @@ _PARTS = {kind.value for kind in Kind}
 """Keys below which a part stands, for which its name alone is short."""
 
 
+WEIGHTS, SIZES = "checkpoint", "config"
+"""The fields of a part that say where its weights are, and what sizes they have until they are there."""
+
+
 Override = str | tuple[str, Any]
 """`dotted.path=value` as a user writes it, or the path and the value itself."""
 
@@ -52,8 +56,8 @@ def compose(source: Path | Mapping[str, Any], overrides: Sequence[Override], reg
     merged = Document(data, chain[0].source, dict(chain[0].lines))
     problems: list[Problem] = []
     stages = [str(stage) for stage in data["stages"]] if isinstance(data.get("stages"), dict) else []
-    # Another name takes a part's fields away, so that names go first wherever they stand.
-    for override in sorted(overrides, key=lambda one: not _names_a_part(one)):
+    # Another name or checkpoint takes fields away, so that these go first wherever they stand.
+    for override in sorted(overrides, key=_order):
         place = f"override {override if isinstance(override, str) else override[0]!r}"
         if unknown := _unknown_stage(override, stages, overrides):
             problems.append(Problem("", unknown, place))
@@ -83,13 +87,16 @@ def merge(base: Any, over: Any) -> Any:
     """Merge two values: mappings key by key, everything else replaced.
 
     A mapping that names another part (`name`) replaces the whole one below it, since its fields belong to that part.
-    A part's name alone means the same as a mapping that holds nothing else.
+    A part's name alone means the same as a mapping that holds nothing else. Another checkpoint takes the sizes away
+    that were given for the one before.
     """
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "name" in over and _name(base) not in (None, over["name"]):
         return over
     result = dict(base)
+    if over.get(WEIGHTS) not in (None, base.get(WEIGHTS)):
+        result.pop(SIZES, None)
     for key, value in over.items():
         if key in result and key in _PARTS and "name" not in base:
             result[key] = merge(_long_form(result[key]), _long_form(value))
@@ -129,6 +136,8 @@ def apply_override(data: dict[str, Any], override: Override) -> list[SpecKeys]:
     elif isinstance(here, dict):
         if last == "name" and _name(here) not in (None, value):
             here.clear()  # another part: the fields of the one before do not apply to it
+        if last == WEIGHTS and value not in (None, here.get(WEIGHTS)):
+            here.pop(SIZES, None)  # they were those of the checkpoint before
         here.update(merge({last: here.get(last)}, {last: value}))
         walked.append(last)
     else:
@@ -161,10 +170,10 @@ def _keys_of(override: Override) -> list[str]:
     return path.strip().split(".")
 
 
-def _names_a_part(override: Override) -> bool:
+def _order(override: Override) -> int:
     path = override.partition("=")[0] if isinstance(override, str) else override[0]
     last = path.strip().rpartition(".")[2]
-    return last == "name" or last in _PARTS
+    return 0 if last == "name" or last in _PARTS else 1 if last == WEIGHTS else 2
 
 
 def _descend(here: Any, key: str, following: str, walked: list[str | int]) -> Any:

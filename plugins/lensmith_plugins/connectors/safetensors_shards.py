@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lensmith import hub_file, is_hub_id, read_config
+from lensmith.io.sizes import check_entries
 
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -45,7 +46,9 @@ def _files(checkpoint: str, wanted: Callable[[str], bool]) -> list[str]:
     shards = index.get("weight_map")
     if not isinstance(shards, dict):
         raise ValueError(f"{checkpoint}: its {_INDEX} has no weight_map")
-    return sorted({shard for name, shard in shards.items() if wanted(name)})
+    return sorted(
+        set(check_entries((shard for name, shard in shards.items() if wanted(name)), f"{checkpoint}/{_INDEX}"))
+    )
 
 
 def _file(checkpoint: str, name: str) -> Path:

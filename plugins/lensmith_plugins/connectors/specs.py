@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,7 +25,17 @@ class TokenwiseSpec(ConnectorSpec, abc.ABC):
     """A connector that makes one token of each token, in the same place."""
 
     def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
-        """As many tokens as come in; the grid is kept unless tokens lie beside it (CLS)."""
+        """As many tokens as come in; the grid is kept unless tokens lie beside it (CLS).
+
+        Raises:
+            ValueError: the checkpoint is a folder.
+        """
+        for source in self.sources().values():
+            if os.path.isdir(source):  # noqa: PTH112 - pathlib's own raises where a name is too long
+                raise ValueError(
+                    f"`checkpoint` is the folder {source}; name the file of the projector in it (mm_projector.bin, or a"
+                    " .safetensors file)"
+                )
         return ConnectorShape(
             tokens=encoder.tokens,
             width=width,

@@ -20,7 +20,13 @@ class Place(NamedTuple):
 
 
 def places(
-    messages: Sequence[Mapping[str, str]], text: str, hidden: HiddenText, *, thinks: bool, origin: str
+    messages: Sequence[Mapping[str, str]],
+    text: str,
+    hidden: HiddenText,
+    *,
+    thinks: bool,
+    origin: str,
+    past: bool = False,
 ) -> list[Place]:
     """The place of each message's words in what a template wrote; of an empty one where the one before ends.
 
@@ -32,6 +38,7 @@ def places(
         hidden: what is hidden.
         thinks: whether the template writes reasoning itself.
         origin: whose template it is, for messages.
+        past: all answers are past ones, whose reasoning a template may leave out: nothing is learnt of them.
 
     Raises:
         ConversationError: words that are not there, or not as they were; says which and how they were changed.
@@ -41,7 +48,7 @@ def places(
     for number, message in enumerate(messages):
         content, system = message["content"], message["role"] == "system"
         apart = message["role"] == "assistant" and thinks and reasons(content)
-        pieces = [piece for piece in (parts_of(content) if apart else [content.strip()]) if piece]
+        pieces = [piece for piece in (parts_of(content)[-past:] if apart else [content.strip()]) if piece]
         # Some templates write the system text into a later question.
         start, place = None, 0 if system else reached
         for piece in pieces:
@@ -67,14 +74,18 @@ def _how(piece: str, text: str, hidden: HiddenText) -> str:
         return "changes the case of"
     if "".join(piece.split()) in "".join(text.split()):
         return "changes spaces or line breaks of"
-    for cut in (lambda size: piece[:size], lambda size: piece[len(piece) - size :]):
+    for at_end in (False, True):
         low, high = 0, len(piece)
-        while low < high:  # the longest piece that is there: every shorter one is there too
+        while low < high:  # the longest part that is there: every shorter one is there too
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if cut(middle) in text else (low, middle - 1)
+            low, high = (middle, high) if _cut(piece, middle, at_end) in text else (low, middle - 1)
         if low >= max(4, len(piece) // 8):
-            return f"keeps only {_short(hidden.plain(cut(low)))!r} of"
+            return f"keeps only {_short(hidden.plain(_cut(piece, low, at_end)))!r} of"
     return "drops or changes the words of"
+
+
+def _cut(piece: str, size: int, at_end: bool) -> str:
+    return piece[len(piece) - size :] if at_end else piece[:size]
 
 
 def _short(text: str) -> str:

@@ -66,7 +66,7 @@ class TokenizerConversation(SystemConversation):
         talk = self._talk(turns)
         if reply:
             text, spans = self._chat.asked(talk.messages, reasons=False), []
-            self._places(talk, text)
+            self._places(talk, text, past=True)
         else:
             whole = self._chat.text(talk.messages, reply=False, reasons=talk.reasons)
             text, spans = whole.text, list(self._spans(talk, whole, turns))
@@ -133,9 +133,9 @@ class TokenizerConversation(SystemConversation):
             messages.append({"role": turn.role, "content": hidden.hide(parts)})
         return _Talk(messages, hidden, thought)
 
-    def _places(self, talk: _Talk, text: str) -> list[Place]:
+    def _places(self, talk: _Talk, text: str, *, past: bool = False) -> list[Place]:
         thinks = self._chat.style.thinks
-        return places(talk.messages, text, talk.hidden, thinks=thinks, origin=self._origin())
+        return places(talk.messages, text, talk.hidden, thinks=thinks, origin=self._origin(), past=past)
 
     def _spans(self, talk: _Talk, whole: ChatText, turns: Sequence[Turn]) -> Iterator[_Span]:
         """What is learnt: each answer that says something, with its end."""

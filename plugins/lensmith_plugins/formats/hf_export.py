@@ -23,8 +23,9 @@ from lensmith.parts import conversation, tokenizer
 from lensmith_plugins.formats.base_weights import decoder, tower
 from lensmith_plugins.formats.chat_template import derive
 from lensmith_plugins.formats.export_specs import HfExportSpec
+from lensmith_plugins.formats.hf_chat_template import write_template
 from lensmith_plugins.formats.hf_config import is_next, model_config, processor_configs
-from lensmith_plugins.formats.hf_tokenizer_files import tokenizer_files
+from lensmith_plugins.formats.hf_tokenizer_files import TokenizerFiles, tokenizer_files
 from lensmith_plugins.formats.vocabulary_rows import grown
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.quiet import quiet
@@ -76,14 +77,15 @@ class HfExporter(Exporter):
         for name, settings in processor_configs(model, self.spec.image_token).items():
             write_json(folder / name, settings)
         files.write(folder, own.source)
-        return [*notes, *self._template(held, own, folder)]
+        return [*notes, *self._template(held, own, folder, files)]
 
-    def _template(self, held: Held, own: HfTokenizer, folder: Path) -> list[str]:
-        template = derive(conversation(held.spec).bind(own), own, self.spec.image_token)
-        if template is None:
+    def _template(self, held: Held, own: HfTokenizer, folder: Path, files: TokenizerFiles) -> list[str]:
+        """Write the chat template, once it makes the ids of `lensmith serve`."""
+        spoken = conversation(held.spec).bind(own)
+        if (words := derive(spoken, own)) is None:
             name = getattr(held.spec.conversation, "name", "")
             return [f"no chat template: the conversation {name!r} is not one of fixed words around turns"]
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        write_template(folder, words, spoken, own, self.spec.image_token, files)
         return []
 
     def logits(self, held: Held, folder: Path, probes: Sequence[Probe]) -> list[Tensor]:

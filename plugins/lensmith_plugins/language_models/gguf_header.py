@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lensmith.io.sizes import check_sizes
+from lensmith_plugins.language_models.gguf_layout import check_header
+
 _SIZES = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
@@ -57,10 +60,11 @@ def _field(file: str | os.PathLike[str], key: str) -> Any:
 def _open(path: str) -> Any:
     from gguf import GGUFReader
 
+    check_header(path)
     try:
         return GGUFReader(path)
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is not a GGUF file: {error}") from error
+    except Exception as error:  # of a file that is cut off or not what its beginning says: any
+        raise ValueError(f"{path} is not a GGUF file: {type(error).__name__}: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,4 +85,6 @@ def _read(path: str, modified: int, size: int) -> dict[str, Any]:
         config["head_dim"] = value("llama.rope.dimension_count")
     if config["vocab_size"] is None and "token_embd.weight" in tensors:
         config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
-    return {name: entry for name, entry in config.items() if entry is not None}
+    config = {name: entry for name, entry in config.items() if entry is not None}
+    check_sizes(config, path)
+    return config

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, Memory, parameter_shapes
+from lensmith.parts import in_one_line
 from lensmith_plugins.compat.transformers import cache_keyword, checkpoint_activations
 from lensmith_plugins.language_models.added_tokens import add_rows, grow, with_added_tokens
 from lensmith_plugins.language_models.answers import (
@@ -91,11 +92,15 @@ class HfCausalLanguageModel(LanguageModel):
     def load_tokenizer(cls, spec: CausalSpec) -> HfTokenizer:
         """See `LanguageModel.load_tokenizer`."""
         source = spec.tokenizer_source()
-        tokenizer = load_tokenizer(
-            source,
-            parse_special_text=spec.parse_special_text,
-            tokenization=spec.tokenization if isinstance(spec, LlamaSpec) else "auto",
-        )
+        tokenization = spec.tokenization if isinstance(spec, LlamaSpec) else "auto"
+        try:
+            tokenizer = load_tokenizer(source, parse_special_text=spec.parse_special_text, tokenization=tokenization)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of a file that is not what its name says: any
+            if isinstance(error, ValueError) and "\n" not in str(error):
+                raise
+            raise ValueError(f"{source}: its tokenizer cannot be read: {in_one_line(error)}") from error
         if spec.padding is not None and (pad := tokenizer.token_id(spec.padding)) is not None:
             tokenizer.pad_id = pad
         held = [] if is_gguf(source) else tokenizer_config(source).get(ADDED, [])

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from lensmith import Loading
-from lensmith.checkpoints import is_hub_id
+from lensmith.checkpoints import check_indexes, is_hub_id
+from lensmith.parts import in_one_line
 from lensmith_plugins.language_models.cut import check_cut, cut
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.quiet import quiet
@@ -44,7 +45,16 @@ def load_network(spec: CausalSpec, loading: Loading) -> Any:
             raise ValueError(
                 f"{spec.config_source()} is no causal language model; transformers has none for it"
             ) from error
+        if "\n" in str(error):
+            raise ValueError(f"{source or spec.config_source()}: {in_one_line(error)}") from error
         raise
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a file that is empty, cut off or not what its name says: any
+        if "alloc" in str(error):
+            raise
+        where = source or spec.config_source()
+        raise ValueError(f"{where} cannot be loaded by transformers: {in_one_line(error)}") from error
     spec.check_architecture(network.config.model_type)
     vars(network.config).pop("auto_map", None)  # an artifact names no code
     # A checkpoint's own sampling defaults are neither obeyed nor published.
@@ -74,6 +84,7 @@ def _structure(spec: CausalSpec, loading: Loading) -> Any:
 
 
 def _pretrained(spec: CausalSpec, source: str, loading: Loading) -> Any:
+    check_indexes(Path(source))
     # The bar over a .gguf file's tensors does not heed the switch for progress bars.
     silent = contextlib.redirect_stderr(io.StringIO()) if is_gguf(source) else contextlib.nullcontext()
     with code_not_run(source), silent:

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,6 +98,7 @@ class HfTokenizer(Tokenizer):
         literals = sorted(self.specials, key=len, reverse=True)
         self._literal = re.compile("|".join(map(re.escape, literals)) or r"(?!)")
         self._written: re.Pattern[str] | None = None
+        self._special_ids = frozenset(self.added[literal] for literal in self.specials)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None, "_written": None}
@@ -116,9 +118,39 @@ class HfTokenizer(Tokenizer):
             found = list(zip(encoding.ids, encoding.offsets, strict=True))
             if added and self.prefix.taken_back(text[start:end], after):
                 found[:1] = self._cut(encoding.tokens[0], encoding.offsets[0])
-            ids += [token for token, _ in found]
-            offsets += [(max(a - added, 0) + start, max(b - added, 0) + start) for _, (a, b) in found]
+            placed = [(token, (max(a - added, 0) + start, max(b - added, 0) + start)) for token, (a, b) in found]
+            if self._special_ids.isdisjoint(encoding.ids):
+                ids += [token for token, _ in placed]
+                offsets += [span for _, span in placed]
+                continue
+            for token, (a, b) in placed:
+                spelled = self._spelled(token, text[a:b])
+                ids += [one for one, _ in spelled] if spelled else [token]
+                offsets += [(a + c, a + d) for _, (c, d) in spelled] if spelled else [(a, b)]
         return Pieces(tuple(ids), tuple(offsets))
+
+    def _spelled(self, token: int, written: str) -> list[tuple[int, tuple[int, int]]]:
+        """A text that its tokenizer took for a special token, in pieces that are none; empty for any other piece.
+
+        Unigram and word vocabularies hold their special tokens as pieces like any other, and a normaliser may make
+        one of other characters. The text is cut where no token goes across, and taken letter by letter where that
+        does not help. What stands for unknown characters is no such piece, but where its own literal is written.
+        """
+        unknown = token == self.unk_id and self._literal_of(token) not in written
+        if token not in self._special_ids or unknown or not written.strip():
+            return []
+        for cuts in ((len(written) - len(written.lstrip()) + 1,), range(1, len(written))):
+            pieces = []
+            for begin, end in pairwise((0, *cuts, len(written))):
+                part = self._backend().encode(written[begin:end], add_special_tokens=False)
+                pieces += [(i, (a + begin, b + begin)) for i, (a, b) in zip(part.ids, part.offsets, strict=True)]
+            if not any(i in self._special_ids and i != self.unk_id for i, _ in pieces):
+                return pieces
+        return [(i, span) for i, span in pieces if i not in self._special_ids or i == self.unk_id]
+
+    def _literal_of(self, token: int) -> str:
+        """How a single id is written."""
+        return str(self._backend().id_to_token(token))
 
     def _cut(self, piece: str, offsets: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
         """A piece without its leading space: nothing, another piece, or the unknown one where there is no such."""

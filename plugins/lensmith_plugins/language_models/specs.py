@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lensmith import Checkpoint, LanguageModelSpec, LanguageShape, SpecPath, read_config
+from lensmith import Checkpoint, LanguageModelSpec, LanguageShape, SpecPath, is_hub_id, read_config
+from lensmith.checkpoints import cached_folder
 from lensmith.interfaces.bounds import Positions, Sizes
 from lensmith_plugins.language_models.cut_config import with_layers
 from lensmith_plugins.language_models.declared_template import declared_template
@@ -17,11 +18,18 @@ from lensmith_plugins.language_models.gguf_header import gguf_config, is_gguf
 from lensmith_plugins.language_models.shapes import default_layers, language_shape
 from lensmith_plugins.language_models.vocabulary import read_vocabulary
 
+if TYPE_CHECKING:
+    from lensmith.interfaces.text import DeclaredTokenizer
+
+
 _KERNELS = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
 """Attention implementations of transformers that come in packages of their own: module and package."""
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+"""The implementations that transformers has without other packages' code, and those of installed packages."""
+_SIZES = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
 class CausalSpec(LanguageModelSpec):
@@ -84,6 +92,14 @@ class CausalSpec(LanguageModelSpec):
             raise ValueError("name a `checkpoint` (folder, hub id or .gguf file) or a `config` (for random weights)")
         return self
 
+    @field_validator("attention")
+    @classmethod
+    def _is_attention(cls, name: str) -> str:
+        # Any other name transformers takes for a kernel of the hub, whose code it would run.
+        if name not in ATTENTION:
+            raise ValueError(f"{name!r} is no attention implementation of transformers; one of {', '.join(ATTENTION)}")
+        return name
+
     @field_validator("add_tokens")
     @classmethod
     def _are_tokens(cls, tokens: list[str]) -> list[str]:
@@ -122,9 +138,15 @@ class CausalSpec(LanguageModelSpec):
             OSError: no such file.
             ValueError: not a config, of an architecture that this component is not for, or of fewer blocks.
         """
+        if self.checkpoint is not None and not is_hub_id(self.checkpoint) and not Path(self.checkpoint).exists():
+            raise FileNotFoundError(
+                f"{self.checkpoint} does not exist; give a local folder, a .gguf file or a hub id 'owner/name'"
+            )
         source = self.config_source()
         config = gguf_config(source) if is_gguf(source) else read_config(source)
         self.check_architecture(config.get("model_type"))
+        if self.config is not None and source != str(self.config) and self.config.exists():
+            _hold(source, config, read_config(str(self.config)))
         if (config.get("text_config") or config).get("hidden_size_per_layer_input"):
             raise ValueError(
                 f"{source} is of model_type {config.get('model_type')!r}, which looks token ids up again in every"
@@ -186,6 +208,19 @@ class CausalSpec(LanguageModelSpec):
         base models."""
         return "tokenizer" if declared_template(self.tokenizer_source()) else "vicuna_v1"
 
+    def declared_tokenizer(self) -> DeclaredTokenizer | None:
+        """See `LanguageModelSpec.declared_tokenizer`."""
+        from lensmith_plugins.language_models.declared_tokenizer import declared_tokenizer, has_tokenizer
+
+        source = self.tokenizer_source()
+        if not Path(source).exists() and is_hub_id(source):
+            cached = cached_folder(source)
+            return declared_tokenizer(str(cached), self.add_tokens) if cached and has_tokenizer(str(cached)) else None
+        if self.tokenizer is None and not _has_weights(Path(source)):
+            # Sizes alone are enough for a plan; a model without weights or tokenizer is told of when it is loaded.
+            return declared_tokenizer(source, self.add_tokens) if has_tokenizer(source) else None
+        return declared_tokenizer(source, self.add_tokens)
+
     def sources(self) -> dict[str, str]:
         """The checkpoint, or the config of random weights, and a tokenizer of its own."""
         named = {"checkpoint": self.checkpoint, "tokenizer": self.tokenizer}
@@ -204,6 +239,24 @@ class CausalSpec(LanguageModelSpec):
     def with_tokenizer(self, folder: Path) -> CausalSpec:
         """See `LanguageModelSpec.with_tokenizer`."""
         return self.model_copy(update={"tokenizer": str(folder)})
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def _hold(checkpoint: str, own: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse a `config` that describes another model than the checkpoint that is on this machine.
+
+    Raises:
+        ValueError: naming the first size that differs.
+    """
+    for key in _SIZES:
+        if key in own and key in given and own[key] != given[key]:
+            raise ValueError(
+                f"`config` says {key} {given[key]!r} and the checkpoint {checkpoint} {own[key]!r}; leave `config` out,"
+                " the checkpoint has its own"
+            )
 
 
 class LlamaSpec(CausalSpec):

@@ -12,20 +12,11 @@ from transformers import AutoTokenizer, LlamaTokenizer
 from lensmith.checkpoints import hub_file, is_hub_id
 from lensmith.io.json import read_object
 from lensmith_plugins.language_models.gguf_header import is_gguf
+from lensmith_plugins.language_models.vocabulary import VOCABULARIES
 from lensmith_plugins.own_code import code_not_run
 
-_VOCABULARIES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "tiktoken.model",
-)
 TOKENIZER_FILES = (
-    *_VOCABULARIES,
+    *VOCABULARIES,
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -85,9 +76,9 @@ def open_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
     folder = Path(source)
     if folder.exists() or not is_hub_id(source):
-        if not any((folder / name).is_file() for name in _VOCABULARIES):
+        if not any((folder / name).is_file() for name in VOCABULARIES):
             raise FileNotFoundError(
-                f"{folder} holds no tokenizer (none of {', '.join(_VOCABULARIES[:3])}, …);"
+                f"{folder} holds no tokenizer (none of {', '.join(VOCABULARIES[:3])}, …);"
                 " set `model.language_model.tokenizer`"
             )
         alone = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()

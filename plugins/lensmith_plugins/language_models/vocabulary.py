@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,17 @@ ADDED = "lensmith_added_tokens"
 """The key of `config.json` and `tokenizer_config.json` under which `add_tokens` that they hold are listed, so that a
 saved model is not taken for one that still lacks them."""
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "tiktoken.model",
+)
+"""Files, one of which a tokenizer's folder holds."""
 _PLAIN = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
 
 
@@ -51,13 +63,13 @@ def read_vocabulary(source: str) -> Vocabulary | None:
         tokens = gguf_tokens(source) if Path(source).is_file() else None
         return None if tokens is None else Vocabulary(len(tokens), frozenset(tokens))
     folder = Path(source)
-    base = _base(folder)
+    base = base_ids(folder)
     if base is None:
         return None
     ids = dict(base)
-    config = _json(folder / "tokenizer_config.json")
+    config = files_json(folder / "tokenizer_config.json")
     ids |= {entry["content"]: int(token) for token, entry in config.get("added_tokens_decoder", {}).items()}
-    ids |= _json(folder / "added_tokens.json")
+    ids |= files_json(folder / "added_tokens.json")
     return Vocabulary(max(ids.values(), default=-1) + 1, frozenset(ids), tuple(config.get(ADDED, ())))
 
 
@@ -69,12 +81,12 @@ def write_added_tokens(folder: Path, tokens: Mapping[str, int]) -> None:
         tokens: ids by literal.
     """
     file = folder / "tokenizer_config.json"
-    config = _json(file)
+    config = files_json(file)
     entries = {str(index): {"content": token, **_PLAIN} for token, index in tokens.items()}
     config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **entries}
     config[ADDED] = list(tokens)
     _write(file, config)
-    if data := _json(folder / "tokenizer.json"):
+    if data := files_json(folder / "tokenizer.json"):
         known = {entry["id"] for entry in data["added_tokens"]}
         data["added_tokens"] += [
             {"id": index, "content": token, **_PLAIN} for token, index in tokens.items() if index not in known
@@ -84,15 +96,15 @@ def write_added_tokens(folder: Path, tokens: Mapping[str, int]) -> None:
 
 def forget_code(folder: Path) -> None:
     """Take out of a copied tokenizer's files that it has code of its own (`auto_map`), which is never run."""
-    config = _json(file := folder / "tokenizer_config.json")
+    config = files_json(file := folder / "tokenizer_config.json")
     if config.pop("auto_map", None) is not None:
         _write(file, config)
 
 
-def _base(folder: Path) -> dict[str, int] | None:
+def base_ids(folder: Path) -> dict[str, int] | None:
     """Ids by token of the file that holds the vocabulary; None without one."""
     if (folder / "tokenizer.json").is_file():
-        data = _json(folder / "tokenizer.json")
+        data = files_json(folder / "tokenizer.json")
         stored = data["model"]["vocab"]  # a list of (token, score) where the model is Unigram
         ids = dict(stored) if isinstance(stored, dict) else {token: n for n, (token, _) in enumerate(stored)}
         return ids | {token["content"]: token["id"] for token in data.get("added_tokens", ())}
@@ -102,13 +114,25 @@ def _base(folder: Path) -> dict[str, int] | None:
         pieces = SentencePieceProcessor(str(folder / "tokenizer.model"))
         return {pieces.id_to_piece(n): n for n in range(pieces.get_piece_size())}
     if (folder / "vocab.json").is_file():
-        return _json(folder / "vocab.json")
+        return files_json(folder / "vocab.json")
     return None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def files_json(file: Path) -> dict[str, Any]:
+    """What a tokenizer's file holds; empty where it is not there.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     if not file.is_file():
         return {}
+    status = file.stat()
+    return dict(_read(file, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file: Path, modified: int, size: int) -> dict[str, Any]:
+    """Read a file; cached, since a vocabulary is long and several ask for it."""
     return read_object(file)
 
 

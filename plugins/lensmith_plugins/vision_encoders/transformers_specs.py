@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,27 @@ class TransformersSpec(VisionEncoderSpec, abc.ABC):
             OSError: the config file cannot be read.
             ValueError: it is of another family, or its sizes cannot work.
         """
+
+    def _read(self, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+        """The sizes that `config` says, held against those of a checkpoint that is on this machine.
+
+        Raises:
+            ValueError: they differ, besides what `read` raises.
+        """
+        if self.config is None:
+            return read(str(self.checkpoint))
+        if self.checkpoint is not None and not is_hub_id(self.checkpoint) and not Path(self.checkpoint).exists():
+            raise FileNotFoundError(f"{self.checkpoint} does not exist; give a local folder or a hub id 'owner/name'")
+        given = read(str(self.config))
+        if self.checkpoint is not None and (Path(self.checkpoint) / "config.json").is_file():
+            own = read(self.checkpoint)
+            for key, value in given.items():
+                if isinstance(value, int) and own[key] != value:
+                    raise ValueError(
+                        f"`config` says {key} {value} and the checkpoint {self.checkpoint} {own[key]}; leave `config`"
+                        " out, the checkpoint has its own"
+                    )
+        return given
 
     @abc.abstractmethod
     def shape(self) -> VisionShape:
@@ -115,7 +136,7 @@ class ClipSpec(TransformersSpec):
 
     def architecture(self) -> dict[str, Any]:
         """The sizes by their names in `CLIPVisionConfig` (see `TransformersSpec.architecture`)."""
-        return clip_shape.read_architecture(str(self.config or self.checkpoint))
+        return self._read(clip_shape.read_architecture)
 
     def shape(self) -> VisionShape:
         """Sizes from config.json alone (see `VisionEncoderSpec.shape`)."""
@@ -138,7 +159,7 @@ class SiglipSpec(TransformersSpec):
 
     def architecture(self) -> dict[str, Any]:
         """The sizes by their names in `SiglipVisionConfig` (see `TransformersSpec.architecture`)."""
-        return siglip_shape.read_architecture(str(self.config or self.checkpoint))
+        return self._read(siglip_shape.read_architecture)
 
     def shape(self) -> VisionShape:
         """Sizes from config.json alone (see `VisionEncoderSpec.shape`)."""
@@ -171,7 +192,7 @@ class Dinov2Spec(TransformersSpec):
 
     def architecture(self) -> dict[str, Any]:
         """The `model_type`, and the sizes by their names in its config class (see `TransformersSpec.architecture`)."""
-        return dinov2_shape.read_architecture(str(self.config or self.checkpoint))
+        return self._read(dinov2_shape.read_architecture)
 
     def view_size(self) -> Size:
         """(height, width) in pixels of the pictures that the encoder takes.

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from lensmith import Loading, Preprocessing, VisionShape
-from lensmith.checkpoints import is_hub_id
+from lensmith.checkpoints import check_indexes, is_hub_id
+from lensmith.parts import in_one_line
 from lensmith_plugins.own_code import code_not_run
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
 from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
@@ -118,6 +118,7 @@ class TransformersEncoder(WrappedEncoder):
             raise FileNotFoundError(
                 f"{checkpoint} is not a folder with {cls.title} weights; give such a folder, or a hub id"
             )
+        check_indexes(Path(checkpoint))
         try:
             with _quiet(), code_not_run(checkpoint):
                 network, report = model_class.from_pretrained(
@@ -129,8 +130,12 @@ class TransformersEncoder(WrappedEncoder):
                     trust_remote_code=False,
                     **loading.options,
                 )
-        except SafetensorError as error:
-            raise ValueError(f"{checkpoint}: its weights cannot be read: {error}") from error
+        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of a file that is empty, cut off or not what its name says: any
+            if "alloc" in str(error):
+                raise
+            raise ValueError(f"{checkpoint}: its weights cannot be read: {in_one_line(error)}") from error
         # Tensors past the selected layer and of a text half are left aside on purpose.
         needless = (f"{cls.final_norm}.", "embeddings.mask_token")
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith(needless)):

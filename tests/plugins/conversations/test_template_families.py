@@ -132,6 +132,10 @@ def test_D2_reasoning_that_a_template_drops_is_told(tokenizers: dict[str, HfToke
         bound("QWEN3", tokenizers).render(earlier)
     with pytest.raises(ConversationError, match=r"turn 1 .*'The sky is not\.'"):
         bound("DEEPSEEK_R1", tokenizers).render(earlier[:2])
+    # A client may send it back: the template leaves it out of what is asked, and nothing is learnt of it.
+    asked = said(bound("QWEN3", tokenizers).render(earlier[:3], reply=True))
+    assert "The sky" not in asked
+    assert "red<|im_end|>" in asked
 
 
 def test_D2_reasoning_when_it_is_asked_for(tokenizers: dict[str, HfTokenizer]) -> None:

@@ -57,12 +57,13 @@ def test_the_chat_template_writes_the_prompt(exported: Path, imported: Path) -> 
         words = probe.prompt.partition("USER: ")[2].removeprefix("<image>\n").removesuffix(" ASSISTANT:")
         content: list[dict[str, str]] = [{"type": "image"}] * len(probe.pictures) + [{"type": "text", "text": words}]
         turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        assert processor.apply_chat_template(turns, add_generation_prompt=True) == probe.prompt
+        # Nobody adds BOS to what a template writes; behind it LLaMA's tokenizer needs the space that begins a text.
+        assert processor.apply_chat_template(turns, add_generation_prompt=True) == f"<s> {probe.prompt}"
     turns += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]
     text = processor.apply_chat_template(turns, add_generation_prompt=True)
-    assert text == f"{probe.prompt} yes</s>USER: why? ASSISTANT:"
+    assert text == f"<s> {probe.prompt} yes</s>USER: why? ASSISTANT:"
     closed = processor.apply_chat_template(turns[:2])
-    assert closed == f"{probe.prompt} yes</s>"
+    assert closed == f"<s> {probe.prompt} yes</s>"
 
 
 def test_the_original_reads_sentencepiece(exported: Path, imported: Path, tmp_path: Path) -> None:

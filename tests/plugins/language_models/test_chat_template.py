@@ -16,7 +16,7 @@ from lensmith_plugins.language_models.chat_template import render_chat
 MESSAGES = [{"role": "user", "content": "Hi <b>"}, {"role": "assistant", "content": "Ho"}]
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 EXCESSES = {
-    "power": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
     "multiplied text": "{{ 'a' * 10**10 }}",
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}",
     "long output": "{% for i in range(99999) %}{{ 'abcdefghij' * 1000 }}{% endfor %}",
@@ -61,7 +61,7 @@ def test_A14_it_is_not_tried_again_for_every_row() -> None:
     spent = []
     for _ in range(12):
         start = time.process_time(), time.monotonic()
-        with pytest.raises(ConversationError, match="more than 2 s of processor time"):
+        with pytest.raises(ConversationError, match="more than 1 s of processor time"):
             render_chat(slow, MESSAGES, reply=True, variables={})
         spent.append(time.monotonic() - start[1])
     assert sorted(spent)[:10][-1] < spent[0]  # two tries, and ten answers at once
