@@ -303,7 +303,9 @@ def _answer_errors(app: FastAPI) -> None:
         return refuse(RequestError(f"{place or 'the body'}: {worst['msg']}", param=place or None))
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
+    async def other(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400 and "parsing the body" in str(error.detail):  # FastAPI says no more
+            return refuse(RequestError(unreadable(await request.body()), code="invalid_json"))
         code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
         told = RequestError(str(error.detail), status=error.status_code, code=code or "invalid_request")
         return refuse(told, error.headers)
@@ -311,6 +313,22 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         return refuse(_failure(error))
+
+
+def unreadable(body: bytes) -> str:
+    """Why a body cannot be read as JSON."""
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = f"byte 0x{body[error.start]:02x} at {error.start}"
+        return f"the body is not UTF-8 ({wrong}); encode the JSON as UTF-8, or write \\u escapes"
+    try:
+        json.loads(text)
+    except RecursionError:
+        return "the body is nested too deeply; send fewer levels"
+    except ValueError as error:
+        return f"the body is not JSON that can be read: {error}"
+    return "the body cannot be read; send JSON in UTF-8"
 
 
 def _place(loc: Sequence[str | int]) -> str:

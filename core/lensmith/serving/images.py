@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from lensmith.data.inline_images import body_of, from_base64, is_data_uri, like_base64
 from lensmith.data.pictures import PictureError, open_picture, picture_size
 from lensmith.serving.failures import RequestError
 from lensmith.serving.limits import MIB, Limits
 from lensmith.serving.messages import Shown
 from lensmith.serving.remote import deadline, fetch
 from lensmith.spec.pictures import PicturePolicy
-
-_DATA = re.compile(r"data:[^,;]*((?:;[^,;]*)*),", re.IGNORECASE)
 
 
 def picture_bytes(pictures: Sequence[Shown], limits: Limits) -> list[bytes]:
@@ -67,7 +64,8 @@ def open_pictures(
 
 
 def _bytes(shown: Shown, limits: Limits, until: float) -> bytes:
-    if shown.url[:5].lower() != "data:":
+    inline = is_data_uri(shown.url)
+    if not inline and not like_base64(shown.url):
         if not limits.remote:
             raise RequestError(
                 f"{shown.place} is not a data URL; send the picture itself as data:image/png;base64,… (this server"
@@ -76,18 +74,18 @@ def _bytes(shown: Shown, limits: Limits, until: float) -> bytes:
                 code="remote_image",
             )
         return fetch(shown.url, shown.place, limits.picture, until)
-    found = _DATA.match(shown.url)
-    if found is None or not found[1].lower().endswith(";base64"):
-        text = f"{shown.place} is not base64; write data:image/png;base64,… and the file's base64"
-        raise RequestError(text, param=shown.place, code="invalid_image")
-    encoded = shown.url[found.end() :]
-    if len(encoded) * 3 // 4 > limits.picture + 3:
-        raise too_large(shown.place, limits.picture)
     try:
-        data = base64.b64decode(encoded, validate=True)
+        start = body_of(shown.url) if inline else 0
+    except ValueError:
+        text = f"{shown.place} is not base64; write data:image/png;base64,… and the file's base64"
+        raise RequestError(text, param=shown.place, code="invalid_image") from None
+    try:
+        data = from_base64(shown.url[start:])
     except ValueError as error:
         text = f"{shown.place} is damaged base64 ({error})"
         raise RequestError(text, param=shown.place, code="invalid_image") from error
+    if len(data) > limits.picture:
+        raise too_large(shown.place, limits.picture)
     return data
 
 

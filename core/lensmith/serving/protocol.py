@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lensmith.serving.failures import RequestError
+from lensmith.serving.settings import refuse_unknown, refuse_unserved
 
 _SEED = 2**63
 
@@ -19,32 +20,16 @@ def _whole(text: str) -> str:
     return text
 
 
+_MARKS = ("cache_control", "uuid")
+"""Of parts: for other servers' caches."""
+
+
+def _address(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 Text = Annotated[str, AfterValidator(_whole)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_whole)]
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "top_k": (-1, 0),
-    "min_p": (0,),
-    "num_beams": (1,),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-}
-"""Fields that would change an answer and are not served, with the values that change nothing (null never does)."""
 
 
 class _Request(BaseModel):
@@ -75,8 +60,8 @@ class ImagePart(_Request):
 
     type: Literal["image_url"]
     """The kind of part."""
-    image_url: ImageUrl
-    """It."""
+    image_url: Annotated[ImageUrl, BeforeValidator(_address, json_schema_input_type=ImageUrl | str)]
+    """It; its address alone, as a text, is taken too."""
 
 
 class Message(_Request):
@@ -120,6 +105,8 @@ class ChatRequest(_Request):
     """Of sampling."""
     n: int | None = None
     """Answers; 1 alone is served."""
+    do_sample: bool | None = None
+    """As in transformers; it must agree with `temperature`."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -139,19 +126,30 @@ class ChatRequest(_Request):
         return self.max_completion_tokens or self.max_tokens
 
     def refuse_unserved(self) -> None:
-        """Refuse what would change the answer and is not served; other fields of no effect are let through.
+        """Refuse what would change the answer and is not served, and what is not known at all.
 
         Raises:
             RequestError: naming the first.
         """
-        given = {"n": self.n, **(self.model_extra or {})}
-        for name, value in given.items():
-            if value is None or name not in _NEUTRAL:
-                continue
-            same = [one for one in _NEUTRAL[name] if one == value and isinstance(one, bool) == isinstance(value, bool)]
-            if not same:
-                allowed = f"; leave it out or give {_NEUTRAL[name][0]!r}" if _NEUTRAL[name] else "; leave it out"
-                raise RequestError(f"{name} is not served{allowed}", param=name, code="unsupported_parameter")
+        served = type(self).model_fields
+        refuse_unserved({"n": self.n, **(self.model_extra or {})}, served)
+        samples = bool(self.temperature)
+        if self.do_sample is not None and self.do_sample != samples:
+            text = "do_sample contradicts temperature: 0, the default, is greedy, more samples; leave do_sample out"
+            raise RequestError(text, param="do_sample", code="unsupported_parameter")
+        if self.stream_options is not None:
+            extra = self.stream_options.model_extra or {}
+            told = {name: value for name, value in extra.items() if value is not False}
+            refuse_unknown(told, ("include_obfuscation",), StreamOptions.model_fields, "stream_options")
+        for number, message in enumerate(self.messages):
+            place = f"messages.{number}"
+            refuse_unknown(message.model_extra or {}, ("name",), Message.model_fields, place)
+            for at, part in enumerate(message.content if isinstance(message.content, list) else ()):
+                where = f"{place}.content.{at}"
+                refuse_unknown(part.model_extra or {}, _MARKS, type(part).model_fields, where)
+                if isinstance(part, ImagePart):
+                    extra = part.image_url.model_extra or {}
+                    refuse_unknown(extra, _MARKS, ImageUrl.model_fields, f"{where}.image_url")
 
 
 class Usage(BaseModel):
