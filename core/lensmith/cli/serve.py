@@ -34,6 +34,9 @@ def serve(
         int, typer.Option(min=1, help="Longest answer, and its length where a request names none.")
     ] = Limits.tokens,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at a time; more are turned away.")] = Limits.waiting,
+    max_waiting_of_one: Annotated[
+        int, typer.Option(min=0, help="Of those, requests of one address; 0 is three quarters.")
+    ] = Limits.of_one,
     max_body: Annotated[float, typer.Option(min=0.001, help="MiB of a request.")] = Limits.body / MIB,
     max_picture: Annotated[float, typer.Option(min=0.001, help="MiB of a picture's file.")] = Limits.picture / MIB,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of all pictures of a request together.")] = Limits.pixels,
@@ -62,6 +65,7 @@ def serve(
             pictures=max_pictures,
             tokens=max_tokens,
             waiting=max_waiting,
+            of_one=max_waiting_of_one,
             remote=allow_remote_images,
         ),
         batch_size=batch_size,

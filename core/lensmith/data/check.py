@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from lensmith import parts
-from lensmith.data.pictures import open_picture, resolve_inside
+from lensmith.data.bounded import bounded_size
+from lensmith.data.pictures import resolve_inside
 from lensmith.data.reader import RowReader
 from lensmith.data.rows import LongRow, RowError
 from lensmith.data.sources import Mixture
@@ -125,8 +126,7 @@ class RowChecker:
             for image in row.images:
                 size = self.dimensions.encoder.image_size
                 if self.pictures:
-                    opened = open_picture(resolve_inside(source.root, image), self.stage.data.pictures)
-                    size = (opened.height, opened.width)
+                    size = bounded_size(resolve_inside(source.root, image), self.stage.data.pictures)
                 tokens.append(self.dimensions.layout(*size).tokens)
             length = len(encoded.ids) - len(tokens) + sum(tokens)
             report.longest = max(report.longest, length)

@@ -6,27 +6,30 @@ import asyncio
 import json
 import logging
 import secrets
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
 
+from lensmith.data.bounded import Abandoned, BoundedDecoder
 from lensmith.errors import DataError
 from lensmith.generation import Question
 from lensmith.serving.body import BodyLimit
-from lensmith.serving.engine import Engine, Job, Left, Sampling
+from lensmith.serving.connections import Connections, Watch
+from lensmith.serving.engine import Engine, Job, Sampling
+from lensmith.serving.error_answers import answer_errors, failure
 from lensmith.serving.failures import RequestError, described
 from lensmith.serving.gate import Gate
 from lensmith.serving.images import open_pictures, picture_bytes
 from lensmith.serving.limits import Limits
-from lensmith.serving.messages import dialogue
+from lensmith.serving.messages import Shown, dialogue
 from lensmith.serving.protocol import (
     AnswerMessage,
     ChatCompletion,
@@ -39,10 +42,13 @@ from lensmith.serving.protocol import (
     Usage,
 )
 from lensmith.serving.reply import Reply
+from lensmith.serving.turns import FairTurns, Gone
 
 _LOG = logging.getLogger("lensmith.serving")
 _LOOK = 0.5
 """Seconds between looks at whether a client is still there."""
+_DECODERS = 2
+"""Requests whose pictures are decoded at the same time."""
 _COLDEST = 1e-3
 _LONG = 100
 """Characters that a token has at most on average: more than that many for each position are not tokenised at all."""
@@ -67,10 +73,20 @@ class Service:
         self.name = name
         self.limits = limits
         self.created = int(time.time())
-        self._reading = 0
-        # Pictures are decoded one request at a time, so that their limits bound the memory of all.
+        self._reading: Counter[str] = Counter()
+        # Pictures are decoded a few requests at a time, so that their limits bound the memory of all, and laid out on a
+        # thread of their own: nothing that is only words waits for them.
+        self._decoders = [BoundedDecoder() for _ in range(_DECODERS)]
+        self._turns = FairTurns(_DECODERS)
+        self._decoding = ThreadPoolExecutor(_DECODERS, thread_name_prefix="lensmith-decode")
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="lensmith-prepare")
+        self._words = ThreadPoolExecutor(1, thread_name_prefix="lensmith-words")
         self._fetching = ThreadPoolExecutor(16, thread_name_prefix="lensmith-fetch")
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        for decoder in self._decoders:
+            decoder.close()
 
     @property
     def model(self) -> ServedModel:
@@ -97,38 +113,79 @@ class Service:
         self.named(asked.model)
         asked.refuse_unserved()
         longest = min(asked.longest or self.limits.tokens, self.limits.tokens)
-        present = self._reading + len(self.engine.waiting) + len(self.engine.running)
-        if present >= self.limits.waiting:
-            raise RequestError(f"{present} requests are here already; ask again later", status=503, code="overloaded")
-        self._reading += 1
+        peer = request.client.host if request.client is not None else ""
+        self._turn_away(peer)
+        self._reading[peer] += 1
         try:
-            sample = await self._lay_out(asked)
+            sample = await self._lay_out(asked, request, peer)
+        except (Gone, Abandoned):
+            return Response(status_code=_CLOSED)
         finally:
-            self._reading -= 1
-        answer = _Answer(self, asked, sample, min(longest, self.engine.room(sample)))
+            self._reading[peer] -= 1
+            self._reading += Counter()  # forgets who has nothing here
+        answer = _Answer(self, asked, sample, min(longest, self.engine.room(sample)), peer)
         self.engine.add(answer.job)
         if asked.stream:
             return StreamingResponse(answer.events(), media_type="text/event-stream", headers=_STREAM_HEADERS)
         return await answer.whole(request)
 
-    async def _lay_out(self, asked: ChatRequest) -> Any:
+    def _turn_away(self, peer: str) -> None:
+        """Refuse a request where too many are here, of all together or of one address.
+
+        Raises:
+            RequestError: 503.
+        """
+        jobs = [*self.engine.waiting, *self.engine.running]
+        present = self._reading.total() + len(jobs)
+        if present >= self.limits.waiting:
+            raise RequestError(f"{present} requests are here already; ask again later", status=503, code="overloaded")
+        own = self._reading[peer] + sum(job.peer == peer for job in jobs)
+        if own >= self.limits.of_one:
+            text = f"{own} requests of your address are here already; ask again later"
+            raise RequestError(text, status=503, code="overloaded")
+
+    async def _lay_out(self, asked: ChatRequest, request: Request, peer: str) -> Any:
         said = dialogue(asked.messages)
         characters = sum(len(turn.text) for turn in said.turns) + len(said.system or "")
         context = self.engine.model.language_model.shape.context_length
         if characters > _LONG * context:
             text = f"the messages have {characters:,} characters, the language model {context:,} positions"
             raise RequestError(text, param="messages")
-        files = await _on(self._fetching, lambda: picture_bytes(said.pictures, self.limits))
+        images: list[Any] = []
+        if said.pictures:
+            files = await _on(self._fetching, lambda: picture_bytes(said.pictures, self.limits))
+            async with self._turns.place(peer, request.is_disconnected):
+                images = await self._decoded(files, said.pictures, request)
 
         def prepare() -> Any:
-            policy = self.engine.model.pictures.policy
-            images = open_pictures(files, said.pictures, policy, self.limits)
             try:
                 return self.engine.lay_out(Question(tuple(images), "", said.turns, said.system))
             except DataError as error:
                 raise RequestError(str(error), param="messages") from error
 
-        return await _on(self._preparing, prepare)
+        return await _on(self._preparing if images else self._words, prepare)
+
+    async def _decoded(self, files: Sequence[bytes], shown: Sequence[Shown], request: Request) -> list[Any]:
+        """Decode in another process, as long as the client is there."""
+        left = threading.Event()
+        decoder = self._decoders.pop() if self._decoders else BoundedDecoder()
+
+        def decode() -> list[Any]:
+            policy = self.engine.model.pictures.policy
+            try:
+                return open_pictures(files, shown, policy, self.limits, decoder, lambda: not left.is_set())
+            finally:
+                self._decoders.append(decoder)
+
+        work = asyncio.ensure_future(_on(self._decoding, decode))
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=_LOOK)
+                if not work.done() and await request.is_disconnected():
+                    left.set()
+            return await work
+        finally:
+            left.set()
 
 
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -137,7 +194,7 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 class _Answer:
     """One answer on its way to its client."""
 
-    def __init__(self, service: Service, asked: ChatRequest, sample: Any, limit: int) -> None:
+    def __init__(self, service: Service, asked: ChatRequest, sample: Any, limit: int, peer: str) -> None:
         engine = service.engine
         stop = tuple(dict.fromkeys((*asked.stops, *engine.model.conversation.stop_strings())))
         self.reply = Reply(engine.model.language_model.tokenizer, stop, limit)
@@ -155,7 +212,7 @@ class _Answer:
         # Below that logits grow past what can be added up, and the most likely id is sure anyway.
         temperature = asked.temperature if asked.temperature and asked.temperature >= _COLDEST else 0.0
         sampling = Sampling(temperature, 1.0 if asked.top_p is None else asked.top_p)
-        self.job = Job(sample, self.reply, sampling, asked.seed, tell if asked.stream else None, tell, stop)
+        self.job = Job(sample, self.reply, sampling, asked.seed, tell if asked.stream else None, tell, stop, peer)
 
     @property
     def usage(self) -> Usage:
@@ -176,7 +233,7 @@ class _Answer:
         finally:
             self.job.cancel()
         if isinstance(ended, BaseException):
-            raise _failure(ended)
+            raise failure(ended)
         message = AnswerMessage(content=self.reply.text)
         choice = Choice(message=message, finish_reason=self.reply.reason or "stop")
         answer = ChatCompletion(
@@ -190,7 +247,7 @@ class _Answer:
             yield self._event({"role": "assistant", "content": ""})
             while (piece := await self.pieces.get()) is not None:
                 if isinstance(piece, BaseException):
-                    yield f"data: {json.dumps(described(_failure(piece)))}\n\n"
+                    yield f"data: {json.dumps(described(failure(piece)))}\n\n"
                     return
                 yield self._event({"content": piece})
             yield self._event({}, self.reply.reason or "stop")
@@ -212,14 +269,15 @@ async def _on(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
-def _failure(error: BaseException) -> RequestError:
-    if isinstance(error, Left):
-        return RequestError("the server is shutting down", status=503, code="shutting_down")
-    _LOG.error("a request failed", exc_info=error)
-    return RequestError("the model failed on this request; see the server's log", status=500, code="internal_error")
-
-
-def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", hosts: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    engine: Engine,
+    name: str,
+    limits: Limits,
+    *,
+    key: str = "",
+    hosts: tuple[str, ...] = (),
+    connections: Connections | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
@@ -227,6 +285,7 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         name: of the model.
         limits: of requests.
         key, hosts: see `Gate`.
+        connections: of the server, where it watches them.
     """
     service = Service(engine, name, limits)
 
@@ -235,6 +294,7 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         engine.start()
         yield
         engine.close()
+        service.close()
 
     router = APIRouter(dependencies=[Depends(_bearer)] if key else [])  # for the description; `Gate` checks
 
@@ -258,7 +318,7 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
         except RequestError:
             raise
         except Exception as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     app = FastAPI(
         title="Lensmith",
@@ -275,70 +335,16 @@ def create_app(engine: Engine, name: str, limits: Limits, *, key: str = "", host
 
     app.include_router(router)
     app.add_middleware(BodyLimit, limit=limits.body)
-    app.add_middleware(Gate, key=key, hosts=hosts)  # added last, it stands first
-    _answer_errors(app)
+    app.add_middleware(Gate, key=key, hosts=hosts)
+    if connections is not None:
+        app.add_middleware(Watch, connections=connections)  # added last, it stands first
+    answer_errors(app)
     _leave_out_422(app)
     return app
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": "A refusal"} for status in statuses}
-
-
-def _answer_errors(app: FastAPI) -> None:
-    def refuse(error: RequestError, headers: Any = None) -> JSONResponse:
-        return JSONResponse(described(error), error.status, headers)
-
-    @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> Response:
-        return refuse(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        # Of several readings of a field, the one that came furthest is most likely what was meant.
-        worst = max(error.errors(), key=lambda one: len(one["loc"]))
-        if worst["type"] == "json_invalid":
-            return refuse(RequestError(f"the body is not JSON: {worst['ctx']['error']}", code="invalid_json"))
-        place = _place(worst["loc"][1:])
-        return refuse(RequestError(f"{place or 'the body'}: {worst['msg']}", param=place or None))
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 400 and "parsing the body" in str(error.detail):  # FastAPI says no more
-            return refuse(RequestError(unreadable(await request.body()), code="invalid_json"))
-        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
-        told = RequestError(str(error.detail), status=error.status_code, code=code or "invalid_request")
-        return refuse(told, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return refuse(_failure(error))
-
-
-def unreadable(body: bytes) -> str:
-    """Why a body cannot be read as JSON."""
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        wrong = f"byte 0x{body[error.start]:02x} at {error.start}"
-        return f"the body is not UTF-8 ({wrong}); encode the JSON as UTF-8, or write \\u escapes"
-    try:
-        json.loads(text)
-    except RecursionError:
-        return "the body is nested too deeply; send fewer levels"
-    except ValueError as error:
-        return f"the body is not JSON that can be read: {error}"
-    return "the body cannot be read; send JSON in UTF-8"
-
-
-def _place(loc: Sequence[str | int]) -> str:
-    """Of a mistake: the fields that lead to it, without the names of types that pydantic tried."""
-    kept = [part for part in loc if part != "str" and "[" not in str(part)]
-    for number, part in enumerate(kept):
-        if part in ("text", "image_url") and kept[max(0, number - 2) : number - 1] == ["content"]:
-            del kept[number]  # the kind of part, which pydantic puts before its fields
-            break
-    return ".".join(map(str, kept))
 
 
 def _leave_out_422(app: FastAPI) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _SILENCE = 30
 """Seconds without a byte of a body that is not complete."""
+_TOGETHER = 16
+_LEAST = 64 << 20
+"""Bodies of all requests are at most so many times the limit of one, or so many bytes."""
 _PASSED_OVER = 4
 """Times the limit of a refused body that is read, and thrown away, before the refusal is sent."""
 
@@ -29,6 +32,7 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -52,12 +56,20 @@ class BodyLimit:
             except TimeoutError:
                 raise HTTPException(408, f"no byte in {_SILENCE} seconds", {"Connection": "close"}) from None
             whole = not message.get("more_body", False)
-            size += len(message.get("body", b""))
+            came = len(message.get("body", b""))
+            size += came
+            self._held += came
             if size > self.limit:
                 raise HTTPException(413, text, {"Connection": "close"})
+            if self._held > max(_TOGETHER * self.limit, _LEAST) and not whole:
+                told = "the requests that are being sent are too large together; send this one again later"
+                raise HTTPException(503, told, {"Connection": "close"})
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= size
 
     async def _pass_over(self, receive: Receive) -> None:
         """Read what a client is still sending, within bounds: most read no answer before all is sent."""

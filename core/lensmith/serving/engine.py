@@ -44,6 +44,7 @@ class Job:
         told: called on the engine's thread with each piece of the answer, where somebody wants pieces.
         ended: called there once, with what went wrong if anything did.
         stop: the texts that end the answer, for models that must be told before.
+        peer: the address that asked.
     """
 
     sample: Sample
@@ -53,6 +54,7 @@ class Job:
     told: Callable[[str], None] | None
     ended: Callable[[BaseException | None], None]
     stop: tuple[str, ...] = ()
+    peer: str = ""
     cancelled: bool = False
     done: bool = False
 

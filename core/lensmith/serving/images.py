@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from lensmith.data.bounded import BoundedDecoder, TooManyPixels
 from lensmith.data.inline_images import body_of, from_base64, is_data_uri, like_base64
-from lensmith.data.pictures import PictureError, open_picture, picture_size
+from lensmith.data.pixels import PictureError
 from lensmith.serving.failures import RequestError
 from lensmith.serving.limits import MIB, Limits
 from lensmith.serving.messages import Shown
@@ -30,37 +29,39 @@ def picture_bytes(pictures: Sequence[Shown], limits: Limits) -> list[bytes]:
 
 
 def open_pictures(
-    files: Sequence[bytes], pictures: Sequence[Shown], policy: PicturePolicy, limits: Limits
+    files: Sequence[bytes],
+    pictures: Sequence[Shown],
+    policy: PicturePolicy,
+    limits: Limits,
+    decoder: BoundedDecoder,
+    wanted: Callable[[], bool],
 ) -> list[Image.Image]:
     """Decode pictures once the headers of all have been found small enough.
 
+    Args:
+        files, pictures: what is shown.
+        policy: see `to_rgb`.
+        limits: of pixels.
+        decoder: a process of its own.
+        wanted: false ends the work, with `Abandoned`.
+
     Raises:
-        RequestError: no picture, a damaged one, one outside the policy, or too many pixels together.
+        RequestError: no picture, a damaged one, one outside the policy or that takes too long, or too many pixels.
     """
-    with TemporaryDirectory(prefix="lensmith-") as folder:
-        paths = [Path(folder) / str(number) for number in range(len(files))]
-        total = 0
-        for path, data, shown in zip(paths, files, pictures, strict=True):
-            path.write_bytes(data)
-            try:
-                height, width = picture_size(path, policy)
-            except PictureError as error:
-                raise _about(error, path, shown) from error
-            total += height * width
-            if total > limits.pixels:
-                raise RequestError(
-                    f"the pictures have {total:,} pixels together, up to {shown.place}, where {limits.pixels:,} are"
-                    " allowed; scale them down",
-                    param=shown.place,
-                    code="image_too_large",
-                )
-        opened = []
-        for path, shown in zip(paths, pictures, strict=True):
-            try:
-                opened.append(open_picture(path, policy))
-            except PictureError as error:
-                raise _about(error, path, shown) from error
-        return opened
+    places = [shown.place for shown in pictures]
+    try:
+        return decoder.decode(files, places, policy, limits.pixels, wanted)
+    except TooManyPixels as error:
+        raise RequestError(
+            f"the pictures have {error.pixels:,} pixels together, up to {places[error.at]}, where {limits.pixels:,} are"
+            " allowed; scale them down",
+            param=places[error.at],
+            code="image_too_large",
+        ) from error
+    except PictureError as error:
+        place = places[getattr(error, "at", 0)]
+        text = f"{place} {str(error).removeprefix(f'{place}: ')}"
+        raise RequestError(text, param=place, code="invalid_image") from error
 
 
 def _bytes(shown: Shown, limits: Limits, until: float) -> bytes:
@@ -93,9 +94,3 @@ def too_large(place: str, limit: int) -> RequestError:
     """Of a picture's file."""
     text = f"{place} is more than {limit / MIB:g} MiB; scale it down or compress it"
     return RequestError(text, status=413, param=place, code="image_too_large")
-
-
-def _about(error: PictureError, path: Path, shown: Shown) -> RequestError:
-    """The same without a path of this machine."""
-    text = f"{shown.place} {str(error).removeprefix(f'{path}: ')}"
-    return RequestError(text, param=shown.place, code="invalid_image")

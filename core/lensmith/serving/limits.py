@@ -18,6 +18,7 @@ class Limits:
         pictures: of a request.
         tokens: of an answer, and its length where a request names none.
         waiting: requests that are being read, waiting or answered.
+        of_one: of those, the requests of one address; by default three quarters.
         remote: whether pictures are fetched from the addresses that requests name.
     """
 
@@ -28,3 +29,8 @@ class Limits:
     tokens: int = 1024
     waiting: int = 64
     remote: bool = False
+    of_one: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.of_one:
+            object.__setattr__(self, "of_one", max(1, self.waiting * 3 // 4))

@@ -43,7 +43,7 @@ class ImageUrl(_Request):
     url: Text
     """`data:image/png;base64,…`, or an address where the server allows it."""
     detail: str | None = None
-    """Not looked at: the model's image splitter decides."""
+    """Not looked at, as `max_dynamic_patch` is not: the model's image splitter decides."""
 
 
 class TextPart(_Request):
@@ -149,7 +149,7 @@ class ChatRequest(_Request):
                 refuse_unknown(part.model_extra or {}, _MARKS, type(part).model_fields, where)
                 if isinstance(part, ImagePart):
                     extra = part.image_url.model_extra or {}
-                    refuse_unknown(extra, _MARKS, ImageUrl.model_fields, f"{where}.image_url")
+                    refuse_unknown(extra, (*_MARKS, "max_dynamic_patch"), ImageUrl.model_fields, f"{where}.image_url")
 
 
 class Usage(BaseModel):

@@ -56,18 +56,22 @@ def serve(
     with _listening(host, port) as sock:  # a port that is taken is told before weights load
         from lensmith.loading import load
         from lensmith.serving.app import create_app
+        from lensmith.serving.connections import Connections, protocol
         from lensmith.serving.engine import Engine
 
         model = load(artifact, overrides=overrides)
         name = name or Path(artifact).resolve().name
         # With a key a page in somebody's browser has nothing to say here, whatever name it uses.
         hosts = ("localhost", "127.0.0.1", "::1", host) if is_loopback(host) and not key else ()
-        app = create_app(Engine(model, batch_size), name, limits, key=key, hosts=hosts)
+        connections = Connections()
+        app = create_app(Engine(model, batch_size), name, limits, key=key, hosts=hosts, connections=connections)
         config = uvicorn.Config(
             app,
             log_level="warning",
             timeout_graceful_shutdown=_GRACE,
-            limit_concurrency=limits.waiting + 64,
+            http=protocol(connections),
+            ws="none",
+            proxy_headers=False,  # anybody could say whose request it is
             server_header=False,
         )
         shown = f"[{host}]" if ":" in host else host

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server needs lensmith[serve]")
 
-from lensmith.serving.app import unreadable
+from lensmith.serving.error_answers import unreadable
 from lensmith.serving.failures import RequestError
 from lensmith.serving.images import picture_bytes
 from lensmith.serving.limits import Limits
