@@ -186,8 +186,8 @@ def damage(folder: Path) -> list[str]:
     if _good.get(folder) == (appearance := _appearance(folder)):
         return []
     try:
-        listed = _inventory(folder)
         manifest = Manifest.read(folder)
+        listed = _inventory(folder)
     except (TrainingError, ArtifactError) as error:
         return [str(error).removeprefix(f"{folder} is damaged: ")]
     problems = [f"{_RESUME}/{problem}" for problem in files.verify(folder / _RESUME, listed["files"])]

@@ -46,7 +46,7 @@ def run(begun: tuple[dict[str, Any], Path], tmp_path: Path) -> tuple[dict[str, A
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("engine/mp_rank_00_model_states.pt", "engine/mp_rank_07_model_states.pt"),
+        ("engine/mp_rank_00_model_states.pt", "engine/renamed.pt"),
         ("engine/mp_rank_00_model_states.pt", "other/mp_rank_00_model_states.pt"),
         ("random-0.safetensors", "random-5.safetensors"),
     ],
