@@ -172,7 +172,7 @@ def fact(rng: random.Random) -> tuple[str, str]:
         return f"{one} left, {two} right, which is larger?", f"{one} left, {two} right, {larger}"
     if kind == "parity":
         return f"Is {one} even or odd?", ("even", "odd")[one % 2]
-    pairs = [(rng.randrange(10), rng.randrange(10)) for _ in range(5)]
+    pairs = [(rng.randrange(10), rng.randrange(10)) for _ in range(rng.randint(1, 8))]
     asked = ", ".join(f"{one} and {two}" for one, two in pairs)
     return f"Add {asked}.", ", ".join(f"{one}+{two}={one + two}" for one, two in pairs)
 
