@@ -28,6 +28,7 @@ def check_data(
 ) -> None:
     """Verify every row and picture of a spec's stages; exit code 2 where one cannot be used."""
     from lensmith.data.check import check_stage
+    from lensmith.data.grouping import grouped, told
     from lensmith.parts import stage_of
     from lensmith.spec.build import load_spec
 
@@ -39,10 +40,12 @@ def check_data(
         reports[name] = report
         if not as_json:
             print(report.summary(name))
-            for problem in report.problems[:50]:
+            for note in told(report.notes, 10):
+                print(f"  note: {note}")
+            for problem in told(report.problems):
                 print(f"  {problem}", file=sys.stderr)
-            if len(report.problems) > 50:
-                print(f"  … and {len(report.problems) - 50} more (--json lists them all)", file=sys.stderr)
+            if len(report.problems) > len(grouped(report.problems)):
+                print("  (--json lists them all)", file=sys.stderr)
     if as_json:
         print_json({name: report.as_dict() for name, report in reports.items()})
     raise typer.Exit(2 if any(report.problems for report in reports.values()) else 0)
@@ -72,8 +75,9 @@ def preview_data(
         if as_json:
             print(json.dumps(entry.as_dict(), ensure_ascii=not encodes_unicode()))
             continue
-        title = f"{entry.id}  {entry.status}{': ' + entry.reason if entry.reason else ''}"
-        screen.rule(Text(visible(title)), align="left")
+        screen.rule(Text(visible(f"{entry.id}  {entry.status}")), align="left")
+        if entry.reason:
+            screen.print(Text(visible(entry.reason)), soft_wrap=True)
         text = Text()
         for piece, supervised in entry.pieces:
             text.append(visible(piece), style="bold green underline" if supervised else "dim")

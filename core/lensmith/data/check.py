@@ -14,9 +14,8 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from lensmith import parts
-from lensmith.data.bounded import bounded_size
-from lensmith.data.pictures import resolve_inside
 from lensmith.data.reader import RowReader
+from lensmith.data.row_images import checked_size
 from lensmith.data.rows import LongRow, RowError
 from lensmith.data.sources import Mixture
 from lensmith.dims import Dimensions, join
@@ -32,7 +31,7 @@ class Report:
     """What was found in a stage's rows.
 
     `truncated` counts rows longer than `max_length`, cut or left out; `positions` and `supervised` are what is
-    trained on; `longest` is before any cut.
+    trained on; `longest` is before any cut. `notes` are of rows that are used and unusual.
     """
 
     rows: int = 0
@@ -43,6 +42,7 @@ class Report:
     supervised: int = 0
     longest: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: Report) -> None:
         """Take another chunk's numbers in."""
@@ -50,6 +50,7 @@ class Report:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
         self.problems += other.problems
+        self.notes += other.notes
 
     def summary(self, stage: str) -> str:
         """Two lines for people."""
@@ -117,6 +118,7 @@ class RowChecker:
 
     def _row(self, index: int, report: Report) -> None:
         row = self.reader.row(index)
+        report.notes += [f"{self.reader.place(index)}: row {row.id!r} {note}" for note in row.notes]
         report.pictures += len(row.images)
         report.text_only += not row.images
         encoded = self.reader.encoded(index, row)
@@ -126,7 +128,7 @@ class RowChecker:
             for image in row.images:
                 size = self.dimensions.encoder.image_size
                 if self.pictures:
-                    size = bounded_size(resolve_inside(source.root, image), self.stage.data.pictures)
+                    size = checked_size(source.root, image, self.stage.data.pictures)
                 tokens.append(self.dimensions.layout(*size).tokens)
             length = len(encoded.ids) - len(tokens) + sum(tokens)
             report.longest = max(report.longest, length)

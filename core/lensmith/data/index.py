@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lensmith.data.columns import column
 from lensmith.errors import DataError
-from lensmith.io.json import JsonError, parse_json
+from lensmith.io.json import JsonError, NotJson, open_regular, parse_json
+from lensmith.io.kinds import HEAD, kind_of
 
 PLACE = np.dtype([("start", "<u8"), ("size", "<u4"), ("line", "<u4")])
 """First byte, number of bytes and, in JSON lines, the line; lines are counted from 1, and 0 in a list."""
@@ -38,9 +39,16 @@ def is_list(file: Path) -> bool:
     Raises:
         DataError: it is not there, or holds nothing.
     """
-    if not file.is_file():
-        raise DataError(f"{file} does not exist; `path` names a JSON or JSON-lines file of rows")
-    with file.open("rb") as opened:
+    try:
+        opened = open_regular(file)
+    except JsonError as error:
+        if not file.exists():
+            raise DataError(f"{file} does not exist; `path` names a JSON or JSON-lines file of rows") from None
+        raise DataError(f"{error}: `path` names a JSON or JSON-lines file of rows") from None
+    with opened:
+        if kind := kind_of(opened.read(HEAD)):
+            raise DataError(f"{file}: is {kind.name}, not a file of rows (a JSON list, or JSON lines); {kind.cure}")
+        opened.seek(0)
         while block := opened.read(1 << 16):
             if head := block.lstrip(BLANK):
                 return head.startswith(b"[")
@@ -94,6 +102,57 @@ def _of_list(file: Path) -> Places:
             except (ValueError, RecursionError):
                 pass  # a number or a depth that is refused when this row is read
     return made
+
+
+def require_lines(file: Path, places: Places) -> None:
+    """Refuse a file that holds one object over several lines, or objects over several lines each.
+
+    Raises:
+        DataError: it does; what it holds and the cure.
+    """
+    with file.open("rb") as opened:
+        first = opened.read(int(places[0]["start"] + places[0]["size"]))[int(places[0]["start"]) :]
+        rest = opened.read(_STEP) if len(places) > 1 else b""
+    text = first.decode("utf-8-sig", "replace").rstrip()
+    try:
+        value = parse_json(text, str(file))
+    except NotJson:
+        if not text.startswith("{") or text[-1:] not in "{[,:" or rest.lstrip(BLANK).startswith(b"{"):
+            return  # a line that is no JSON is met when its row is read
+        raise DataError(f"{file}: {_over_lines(file)}") from None
+    except JsonError:
+        return
+    if len(places) > 1 or not isinstance(value, dict) or {"conversations", "messages"} & value.keys():
+        return
+    if told := _holds(value):
+        raise DataError(f"{file}: {told}")
+
+
+def _over_lines(file: Path) -> str:
+    if file.stat().st_size <= _LONGEST:
+        try:
+            value = parse_json(file.read_bytes(), str(file))
+        except JsonError:
+            value = None
+        if isinstance(value, dict):
+            if {"conversations", "messages"} & value.keys():
+                return "holds one row over several lines; put it into a list, [ … ], or write it in one line"
+            if told := _holds(value):
+                return told
+    return "has objects over several lines; write each in a line of its own (jq -c .), or all as a list, [ … ]"
+
+
+def _holds(value: dict[str, Any]) -> str:
+    """What an object holds that may be the rows; empty where there is nothing."""
+    for key, inner in value.items():
+        if isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner[:10]):
+            name = key if len(key) < 40 else key[:40] + "…"
+            told = f"holds one object, with {len(inner):,} objects in its `{name}`; rows are a list by themselves"
+            return f"{told}: write that alone (jq '.[\"{name}\"]' FILE > rows.json)"
+    inner = list(value.values())
+    if inner and all(isinstance(item, dict) and {"conversations", "messages"} & item.keys() for item in inner):
+        return f"holds one object of {len(inner):,} rows by name; rows are a list: write its values (jq '[.[]]' FILE)"
+    return ""
 
 
 def decoded(file: Path, text: bytes, start: int, line: int | None = None) -> Any:

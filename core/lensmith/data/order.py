@@ -155,10 +155,24 @@ def modality_length(row: Mapping[str, Any]) -> int:
     Raises:
         DataError: a row without words, which has no sign.
     """
-    words = sum(len(str(turn["value"]).split()) for turn in row["conversations"])
+    turns = row["conversations"] if "conversations" in row else row["messages"]
+    words = sum(len(_words(turn).split()) for turn in turns)
     if not words:
         raise DataError("has no words, so it cannot be grouped by its length; leave it out")
-    return words if row.get("image") else -words
+    shown = row.get("image") or row.get("images") or any(_shows(turn) for turn in turns)
+    return words if shown else -words
+
+
+def _words(turn: Mapping[str, Any]) -> str:
+    said = turn["value"] if "value" in turn else turn["content"]
+    if isinstance(said, list):
+        return " ".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
+    return str(said)
+
+
+def _shows(turn: Mapping[str, Any]) -> bool:
+    said = turn.get("content")
+    return isinstance(said, list) and any(isinstance(part, dict) and "image" in str(part.get("type")) for part in said)
 
 
 def group_by_modality(

@@ -25,6 +25,10 @@ __all__ = ["DEFAULT_POLICY", "PictureError", "PicturePolicy", "open_picture", "p
 DEFAULT_POLICY = PicturePolicy()
 
 
+_LONGEST_PATH, _SHOWN_PATH = 4096, 60
+"""Characters of a path, and of what is none in messages."""
+
+
 def open_picture(path: Path, policy: PicturePolicy = DEFAULT_POLICY) -> Image.Image:
     """Decode one file to 8-bit RGB; see `to_rgb`. The format is read from the content, never from the file's name.
 
@@ -50,10 +54,10 @@ def picture_size(path: Path, policy: PicturePolicy = DEFAULT_POLICY) -> Size:
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
-    """The real path of a row's picture, which cannot lie outside the image folder.
+    """The real path of a row's picture, which cannot climb out of the image folder.
 
-    Symbolic links may be followed as long as they end inside; the folder itself may be one. What a folder's own
-    link points to is remembered for the life of the process.
+    Symbolic links below the folder are the user's own and are followed wherever they lead; the folder itself may be
+    one. What a folder's own link points to is remembered for the life of the process.
 
     Args:
         root: the image folder.
@@ -63,9 +67,11 @@ def resolve_inside(root: Path, relative: str) -> Path:
         An absolute path without links. The file need not exist.
 
     Raises:
-        PictureError: the path is empty, absolute, holds `..`, a backslash or a NUL, or a link leads out.
+        PictureError: the path is empty, absolute or too long, or holds `..`, a backslash or a NUL.
     """
     problem = _forbidden(relative)
+    if len(relative) > _LONGEST_PATH:
+        problem = f"is {len(relative):,} characters long and no image as base64"
     if not problem:
         folder = _real_folder(os.path.abspath(root))  # noqa: PTH100 - Path is too slow for every row
         try:
@@ -73,11 +79,12 @@ def resolve_inside(root: Path, relative: str) -> Path:
         except (OSError, ValueError) as error:
             problem = f"is not a usable path ({error})"
         else:
-            if real.startswith(os.path.join(folder, "")):  # noqa: PTH118
+            if real != folder:
                 return Path(real)
-            problem = "is the image folder itself" if real == folder else f"is a link that leads out, to {real}"
+            problem = "is the image folder itself"
+    shown = relative if len(relative) <= _LONGEST_PATH else relative[:_SHOWN_PATH] + "…"
     raise refusal(
-        relative if relative.isprintable() and relative.strip() else ascii(relative),
+        shown if shown.isprintable() and shown.strip() else ascii(shown),
         f"{problem}; rows may only name files inside the image folder {root}",
         "write the path relative to that folder",
     )

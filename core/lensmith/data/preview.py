@@ -12,6 +12,7 @@ from lensmith import parts
 from lensmith.data.encode import Encoded, encode
 from lensmith.data.reader import RowReader
 from lensmith.data.rows import identity
+from lensmith.data.sample import rendered
 from lensmith.data.sources import Mixture
 from lensmith.errors import DataError
 from lensmith.interfaces.text import IMAGE_ID, IMAGE_PLACEHOLDER, ConversationError, Tokenizer
@@ -77,7 +78,7 @@ def _preview(reader: RowReader, index: int) -> Preview:
     except DataError as error:
         return Preview(_identity(reader, index, number), status="skipped", reason=str(error))
     try:
-        encoded = encode(reader.conversation.render(row.turns), reader.tokenizer)
+        encoded = encode(rendered(row, reader.conversation), reader.tokenizer)
     except ConversationError as error:
         reason = f"{source.rows.place(number)}: row {row.id!r} {error}"
         return Preview(row.id, status="skipped", reason=reason)

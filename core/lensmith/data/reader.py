@@ -15,7 +15,7 @@ from lensmith.data.order import modality_length
 from lensmith.data.rows import LongRow, Row, RowError, identity, parse_row
 from lensmith.data.sample import PicturePipeline, Sample, encode_row, expand, instructions, truncate
 from lensmith.data.sources import Mixture, RowFile
-from lensmith.data.survey import UNUSABLE, Texts, survey
+from lensmith.data.survey import UNUSABLE, Entry, Texts, survey
 from lensmith.errors import DataError
 from lensmith.interfaces.text import IMAGE_ID, Conversation, ConversationError, Tokenizer, Turn
 
@@ -50,7 +50,13 @@ class RowReader:
         source, number = self.mixture.locate(index)
         raw = source.rows[number]
         try:
-            return parse_row(raw, number=number, placement=self.mixture.spec.image_placement)
+            return parse_row(
+                raw,
+                number=number,
+                placement=self.mixture.spec.image_placement,
+                missing_images=source.spec.missing_images,
+                ignored=source.spec.ignore,
+            )
         except RowError as error:
             raise RowError(f"{source.rows.place(number)}: row {identity(raw, number)!r} {error}") from error
 
@@ -116,7 +122,7 @@ class RowReader:
         """
         found: list[int] = []
         for source in self.mixture.sources:
-            words = column(source.spec.path, "words", lambda source=source: _words(source.rows))  # type: ignore[misc]
+            words = column(source.spec.path, "signed-words", lambda source=source: _words(source.rows))  # type: ignore[misc]
             for number in source.kept:
                 if not words[number]:
                     _refuse(source.rows, number)
@@ -133,8 +139,9 @@ class RowReader:
         for source in self.mixture.sources:
             rows = range(start, start := start + len(source.kept))
             if same:
-                depends = json.dumps([same, source.spec.fraction, source.spec.seed, len(rows)])
-                found.append(column(source.spec.path, "text", lambda rows=rows: survey(rows, self._text), depends))  # type: ignore[misc]
+                own = source.spec.model_dump(mode="json", include={"fraction", "seed", "missing_images", "ignore"})
+                depends = json.dumps([same, own, len(rows)])
+                found.append(column(source.spec.path, "texts", lambda rows=rows: survey(rows, self._text), depends))  # type: ignore[misc]
             else:
                 found.append(survey(rows, self._text))
         return np.concatenate(found) if len(found) != 1 else found[0]
@@ -147,13 +154,17 @@ class RowReader:
             return str(error)
         return ""
 
-    def _text(self, index: int) -> tuple[int, int, int]:
+    def _text(self, index: int) -> Entry:
         try:
             encoded = self.encoded(index)
         except DataError:
             return UNUSABLE
         images = encoded.ids.count(IMAGE_ID)
-        return len(encoded.ids) - images, images, sum(end - start for start, end in encoded.supervised)
+        first = encoded.supervised[0][0]
+        before = encoded.ids[:first].count(IMAGE_ID)
+        last = len(encoded.ids) - encoded.ids[::-1].index(IMAGE_ID) - images if images else 0
+        learnt = sum(end - start for start, end in encoded.supervised)
+        return len(encoded.ids) - images, images, learnt, first - before, before, last
 
     def _fingerprint(self) -> str:
         """What the ids of a row depend on besides the row; empty where that is not known.

@@ -7,15 +7,16 @@ batch (`batch`). The language model never sees a placeholder: positions are exac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lensmith.data.encode import Encoded, encode
-from lensmith.data.pictures import open_picture, resolve_inside
+from lensmith.data.pictures import resolve_inside
+from lensmith.data.row_images import is_inline, open_image
 from lensmith.data.rows import Row, RowError
 from lensmith.errors import DataError
 from lensmith.interfaces.shapes import ConnectorShape, TileLayout, VisionShape
-from lensmith.interfaces.text import IGNORE_LABEL, IMAGE_ID, Conversation, ConversationError, Tokenizer, Turn
+from lensmith.interfaces.text import IGNORE_LABEL, IMAGE_ID, Conversation, ConversationError, Segment, Tokenizer, Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,9 +92,8 @@ class PicturePipeline:
             features, size = known
             nothing = features.new_empty(0, self.encoder.channels, *self.encoder.image_size)
             return Picture(nothing, self.layout(*size), instruction, features)
-        path = resolve_inside(root, name)
-        picture = self.prepare(open_picture(path, self.policy), instruction)
-        picture.file = "" if self.drawn else str(path)
+        picture = self.prepare(open_image(root, name, self.policy), instruction)
+        picture.file = "" if self.drawn or is_inline(name) else str(resolve_inside(root, name))
         return picture
 
     def layout(self, height: int, width: int) -> TileLayout:
@@ -131,12 +131,52 @@ def encode_row(row: Row, conversation: Conversation, tokenizer: Tokenizer) -> En
         RowError: the template cannot express the row, or it has nothing to learn.
     """
     try:
-        encoded = encode(conversation.render(row.turns), tokenizer)
+        encoded = encode(rendered(row, conversation), tokenizer)
     except ConversationError as error:
         raise RowError(str(error)) from error
     if not encoded.supervised:
-        raise RowError("has nothing to learn: no answer of the assistant with words in it")
+        answers = any(turn.role == "assistant" and turn.text for turn in row.turns)
+        why = "none of its answers is learnt (`loss: false`)" if answers and row.unlearnt else ""
+        raise RowError(f"has nothing to learn: {why or 'no answer of the assistant with words in it'}")
     return encoded
+
+
+def rendered(row: Row, conversation: Conversation) -> list[Segment]:
+    """A row's segments: with its own system text, and without what it does not want learnt.
+
+    Raises:
+        ConversationError: the template cannot express the row.
+    """
+    if row.system is not None:
+        try:
+            conversation = conversation.with_system(row.system)
+        except ConversationError:
+            if row.system:  # there is no place for none either
+                raise
+    segments = conversation.render(row.turns)
+    return _without(segments, row) if row.unlearnt else segments
+
+
+def _without(segments: Sequence[Segment], row: Row) -> list[Segment]:
+    """Segments in which the answers that a row does not want learnt are not.
+
+    Raises:
+        ConversationError: the template learns more, or in fewer pieces, than the answers.
+    """
+    answers = [n for n, turn in enumerate(row.turns) if turn.role == "assistant" and (turn.text or turn.images)]
+    made: list[Segment] = []
+    answer, inside = -1, False
+    for segment in segments:
+        answer += segment.supervised and not inside
+        inside = segment.supervised
+        leave = inside and answer < len(answers) and answers[answer] in row.unlearnt
+        made.append(replace(segment, supervised=False) if leave else segment)
+    if answer + 1 != len(answers):
+        raise ConversationError(
+            f"has answers with `loss: false`, and this conversation learns {answer + 1} pieces for {len(answers)}"
+            " answers, so that they cannot be told apart; choose another conversation, or take these rows out"
+        )
+    return made
 
 
 def truncate(encoded: Encoded, picture_tokens: Sequence[int], max_length: int) -> Encoded:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
-from lensmith.data.index import decoded, is_list, places
+from lensmith.data.index import decoded, is_list, places, require_lines
 from lensmith.errors import DataError
+from lensmith.io.kinds import HEAD, kind_of
 from lensmith.spec.run import DataSpec, SourceSpec
 
 
@@ -29,6 +30,9 @@ class RowFile(Sequence[Any]):
         self.path = path
         self.listed = is_list(path)
         self._places = places(path, listed=self.listed)
+        if not self.listed:
+            require_lines(path, self._places)
+        self._opened = _signature(path)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -44,11 +48,21 @@ class RowFile(Sequence[Any]):
         with self.path.open("rb") as file:
             file.seek(start)
             text = file.read(size)
-        return decoded(self.path, text, start, None if self.listed else line)
+        try:
+            return decoded(self.path, text, start, None if self.listed else line)
+        except DataError:
+            if _signature(self.path) != self._opened:
+                raise DataError(f"{self.path}: changed while it was read; start again when nobody writes it") from None
+            raise
 
     def place(self, index: int) -> str:
         """`file:line` of a JSON-lines row, `file[number]` of a JSON list's."""
         return f"{self.path}[{index}]" if self.listed else f"{self.path}:{self._places[index]['line']}"
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,12 @@ class Source:
     root: Path
 
 
+def _not_a_folder(file: Path) -> str:
+    with file.open("rb") as opened:
+        kind = kind_of(opened.read(HEAD))
+    return f"is {kind.name}, not a folder; {kind.cure}" if kind else "is a file, not a folder"
+
+
 class Mixture:
     """All sources of a stage, addressed by one running index.
 
@@ -83,8 +103,12 @@ class Mixture:
     def _open(spec: SourceSpec) -> Source:
         rows = RowFile(spec.path)
         root = spec.images or spec.path.parent
+        if root.is_file():
+            raise DataError(f"{root}: {_not_a_folder(root)}; `images` names the folder that the rows' pictures are in")
         if not root.is_dir():
             raise DataError(f"{root} does not exist; `images` names the folder that the rows' pictures are in")
+        if not len(rows):
+            raise DataError(f"{spec.path} holds no rows; write some, or take the source out")
         kept: Sequence[int] = range(len(rows))
         if spec.fraction < 1:
             count = max(1, round(len(rows) * spec.fraction))

@@ -11,15 +11,19 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-TEXT = np.dtype([("ids", "<i4"), ("images", "<u2"), ("supervised", "<i4")])
-"""Ids without the pictures' placeholders, pictures, supervised ids; -1, 0, 0 for a row that cannot be used."""
-UNUSABLE = (-1, 0, 0)
+TEXT = np.dtype(
+    [("ids", "<i4"), ("images", "<u2"), ("supervised", "<i4"), ("first", "<i4"), ("before", "<u2"), ("last", "<i4")]
+)
+"""Ids without the pictures' placeholders, pictures, supervised ids; ids and pictures before the first supervised one;
+ids before the last picture. -1 and zeros for a row that cannot be used."""
+Entry = tuple[int, int, int, int, int, int]
+UNUSABLE: Entry = (-1, 0, 0, 0, 0, 0)
 _CHUNK = 512
 _ALONE = 4 * _CHUNK
 """Rows for which further processes are not worth their start."""
 
 Texts = NDArray[np.void]
-Read = Callable[[int], tuple[int, int, int]]
+Read = Callable[[int], Entry]
 
 _read: Read | None = None
 

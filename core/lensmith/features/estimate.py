@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lensmith.data.pictures import picture_size, resolve_inside
 from lensmith.data.reader import RowReader
+from lensmith.data.row_images import is_inline
 from lensmith.dims import Dimensions
 from lensmith.errors import DataError
 
@@ -27,7 +28,7 @@ def estimate(reader: RowReader, rows: Iterable[int], dimensions: Dimensions, byt
     for index in rows:
         root = reader.mixture.locate(index)[0].root
         try:
-            shown |= dict.fromkeys((root, name) for name in reader.row(index).images)
+            shown |= dict.fromkeys((root, name) for name in reader.row(index).images if not is_inline(name))
         except DataError:
             continue  # told elsewhere
     pictures = list(shown)

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from lensmith import files
 from lensmith.data.pictures import picture_size, resolve_inside
+from lensmith.data.row_images import is_inline
 from lensmith.errors import DataError, LensmithError, TrainingError
 from lensmith.features import folders, keys, store
 from lensmith.features.lookup import KnownPictures
@@ -164,7 +165,8 @@ class _Filling:
         for index in dict.fromkeys(rows):
             root = self.reader.mixture.locate(index)[0].root
             for name in self.reader.row(index).images:
-                found.setdefault((root, name), Shown(root, name, index))
+                if not is_inline(name):  # has no file whose change would be seen: encoded whenever it is shown
+                    found.setdefault((root, name), Shown(root, name, index))
         return list(found.values())
 
     def place(self, picture: Shown) -> tuple[Location, tuple[int, int]] | None:

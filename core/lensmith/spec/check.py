@@ -17,6 +17,7 @@ from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
 from lensmith.parts import default_conversation, nested_parts
 from lensmith.spec.build import read_spec
+from lensmith.spec.first_images import missing_images
 from lensmith.spec.messages import place
 from lensmith.spec.run import RunSpec, StageSpec
 from lensmith.spec.stage_check import logging_problems, stage_problems
@@ -137,6 +138,8 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
             problems.append(
                 Problem(f"{here}.images", f"{root} does not exist; it names the folder that `image` paths start from")
             )
+        elif told := missing_images(source.path, root):
+            problems.append(Problem(f"{here}.images", told))
     config = stage.deepspeed.config
     if config is not None and not os.path.isfile(config):
         problems.append(Problem(f"{path}.deepspeed.config", f"{config} does not exist"))

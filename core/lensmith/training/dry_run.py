@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lensmith import files, parts
+from lensmith.data.fitting import readiness
 from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
@@ -71,20 +71,21 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     split = Split.of(stage, 0, world)
     mixture = Mixture(stage.data)
     reader = RowReader(mixture, parts.conversation(spec.model, stage), parts.tokenizer(spec.model), max_length=0)
-    bad = np.flatnonzero(reader.survey()["ids"] < 0).tolist()
-    first = reader.problem(bad[0]) if bad else ""
-    if bad and stage.data.bad_rows == "skip":
-        mixture.drop(bad)
+    context = dimensions.language_model.context_length
+    ready = readiness(reader, dimensions, min(stage.data.max_length or context, context))
+    refusal = ready.refusal(stage.data.bad_rows)
+    if ready.bad and stage.data.bad_rows == "skip" and not refusal:
+        mixture.drop(ready.bad)
     steps = steps_of(stage, mixture, split.accumulation)
     schedule.require_rates(f"stages.{name}", stage, steps)
     dtype = precision_of(stage)
     optimizer, rising = stage.optimizer.name, schedule.warmup(stage.schedule, steps)
     warm = f"{rising:,} step{'s' * (rising != 1)}"
     yield f"stage {name}: from {start}, {len(mixture):,} rows, {steps:,} steps of {split.size} rows"
-    if bad and stage.data.bad_rows == "error":
-        yield f"  WOULD STOP: {len(bad)} rows cannot be used, first {first}"
-    elif bad:
-        yield f"  left out   {len(bad)} rows that cannot be used, first {first}"
+    if refusal:
+        yield "  WOULD STOP: " + refusal.replace("\n", "\n  ")
+    elif ready.bad:
+        yield f"  left out   {len(ready.bad)} rows that cannot be used, first {ready.first[0]}"
     yield f"  batch      {world} process(es) x {split.micro} rows x {split.accumulation} micro-steps"
     yield f"  optimiser  {optimizer}, lr {stage.lr:g}, {stage.schedule.decay} after a warm-up of {warm}"
     yield f"  engine     {str(dtype).removeprefix('torch.')}, ZeRO-{stage.deepspeed.zero}{_extras(stage)}"
@@ -98,8 +99,9 @@ def _stage(spec: RunSpec, name: str, stage: StageSpec, start: str, dimensions: D
     yield _memory(stage, tables, dtype, world)
     if stage.cache.features:
         yield _cache(stage, reader, dimensions, dtype)
-    if bad and stage.data.bad_rows == "error":
-        raise DataError(f"stage {name!r} would stop: {len(bad)} rows cannot be used; `lensmith data check` lists them")
+    if refusal:
+        reason = refusal.partition("\n")[0].partition(" (")[0].rstrip(":")
+        raise DataError(f"stage {name!r} would stop: {reason}; `lensmith data check` lists them")
 
 
 def _cache(stage: StageSpec, reader: RowReader, dimensions: Dimensions, dtype: torch.dtype) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from lensmith import artifacts, files, parts
 from lensmith.artifacts import MANIFEST, Manifest, Provenance
+from lensmith.data.fitting import readiness
 from lensmith.data.order import steps_of
 from lensmith.data.reader import RowReader
 from lensmith.data.sources import Mixture
@@ -26,6 +27,7 @@ from lensmith.spec.run import RunSpec, StageSpec
 from lensmith.tensors import told_names
 from lensmith.training import checkpoint, distributed, launch, loop, schedule
 from lensmith.training.alone import alone
+from lensmith.training.changes import SourceWatch
 from lensmith.training.divergence import Diverged, cure, require_finite
 from lensmith.training.engine import Engine, precision_of
 from lensmith.training.feed import Feed, Split
@@ -244,6 +246,7 @@ class _Stage:
                     "order_seed": self.stage.seed,
                     "precision": str(precision_of(self.stage)).split(".")[-1],
                     "starts_from": self.beginning,
+                    **(self.watch.record() if self.watch else {}),
                 },
             )
             artifacts.write_artifact(folder, model, state, tuner, self.stage.tuner, provenance)
@@ -254,6 +257,8 @@ class _Stage:
         def after_step(step: int) -> None:
             nonlocal done, saved
             done = step
+            if self.watch is not None:
+                self.watch.after_step(step, self.stage.batch.size)
             every, keep = self.stage.checkpoints.every, self.stage.checkpoints.keep
             stopped = stop.agreed()
             if step == steps or not (stopped or (every and step % every == 0)):
@@ -288,6 +293,8 @@ class _Stage:
                 require_finite(engine, steps)
             except Diverged as error:
                 raise self.diverged(error, steps) from error
+            if self.watch is not None:
+                self.watch.look(steps)
             self.publish(engine, artifact, lambda folder, state: write(folder, state, steps))
             engine.engine.destroy()
             if features is not None:
@@ -367,19 +374,16 @@ class _Stage:
         self.sources = artifacts.data_provenance(mixture.sources) if self.main else []
         template = parts.conversation(self.spec.model, self.stage)
         reader = RowReader(mixture, template, parts.tokenizer(self.spec.model), max_length=0)
-        texts = reader.survey()
-        bad = np.flatnonzero(texts["ids"] < 0).tolist()
-        if bad and self.stage.data.bad_rows == "error":
-            shown = "\n  ".join(reader.problem(index) for index in bad[:10])
-            more = f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""
-            raise DataError(
-                f"stage {self.name!r}: {len(bad)} of {len(mixture)} rows cannot be used"
-                f" (set data.bad_rows: skip to leave them out):\n  {shown}{more}"
-            )
-        if bad:
-            mixture.drop(bad)
-        self.texts = np.delete(texts, bad) if bad else texts
-        self.left_out = len(bad)
+        dimensions = join(self.spec.model)
+        context = dimensions.language_model.context_length
+        ready = readiness(reader, dimensions, min(self.stage.data.max_length or context, context))
+        if refusal := ready.refusal(self.stage.data.bad_rows):
+            raise DataError(f"stage {self.name!r}: {refusal}")
+        if ready.bad:
+            mixture.drop(ready.bad)
+        self.texts = np.delete(ready.texts, ready.bad) if ready.bad else ready.texts
+        self.left_out = len(ready.bad)
+        self.watch = SourceWatch(reader) if self.main else None
         return reader
 
     def lengths(self, model: MultimodalModel) -> Sequence[int]:

@@ -245,12 +245,15 @@ class TestSurvey:
 
     def test_it_says_what_each_row_comes_to(self, reader: RowReader) -> None:
         texts = reader.survey()
-        for number, (ids, images, supervised) in enumerate(texts.tolist()[:-1]):
+        for number, (ids, images, supervised, first, before, last) in enumerate(texts.tolist()[:-1]):
             encoded = reader.encoded(number)
             assert ids + images == len(encoded.ids)
             assert images == encoded.ids.count(-200)
             assert supervised == sum(end - start for start, end in encoded.supervised) > 0
-        assert texts.tolist()[-1] == (-1, 0, 0)
+            assert first + before == encoded.supervised[0][0]
+            assert before == images
+            assert last == (encoded.ids.index(-200) if images else 0)
+        assert texts.tolist()[-1] == (-1, 0, 0, 0, 0, 0)
         assert "row 'bad' has no `conversations`" in reader.problem(len(texts) - 1)
         assert reader.problem(0) == ""
 
@@ -289,8 +292,8 @@ class TestSurvey:
         assert reader.lengths() == first
 
     def test_many_rows_are_shared_by_processes(self) -> None:
-        def read(row: int) -> tuple[int, int, int]:
-            return (row, row % 3, os.getpid())
+        def read(row: int) -> tuple[int, int, int, int, int, int]:
+            return (row, row % 3, os.getpid(), 0, 0, 0)
 
         texts = survey(range(5000), read)
         assert texts["ids"].tolist() == list(range(5000))

@@ -56,8 +56,8 @@ class TestForms:
     def test_further_fields_are_ignored(self) -> None:
         assert parse_row(row("q", "a", model="x", source=[1]), number=0).turns
 
-    def test_an_empty_list_of_pictures_is_none(self) -> None:
-        assert parse_row({**row("q", "a"), "image": []}, number=0).images == ()
+    def test_an_empty_list_of_pictures_is_none_where_the_spec_says_so(self) -> None:
+        assert parse_row({**row("q", "a"), "image": []}, number=0, missing_images="text").images == ()
 
     def test_a_question_may_be_open(self) -> None:
         assert len(parse_row(row("q", "a", "q2"), number=0).turns) == 3
@@ -115,8 +115,8 @@ class TestPlacement:
     def test_a_picture_in_an_answer(self) -> None:
         assert parts(row("Draw.", "Here: <image>", image="i"), placement="keep")[1] == ("Here: ", None)
 
-    def test_a_placeholder_without_a_picture_is_text(self) -> None:
-        assert parts(row("What does <image> mean?", "A tag: <image>")) == [
+    def test_a_placeholder_without_a_picture_is_text_where_the_spec_says_so(self) -> None:
+        assert parts(row("What does <image> mean?", "A tag: <image>"), missing_images="text") == [
             ("What does <image> mean?",),
             ("A tag: <image>",),
         ]
@@ -156,7 +156,11 @@ class TestRoles:
         ({"conversations": ["hi"]}, 'turn 0 is text, not {"from": …, "value": …}'),
         (
             {"conversations": [{"from": "system", "value": "x"}]},
-            "turn 0 is from 'system'; \"from\" is one of human, user, gpt, assistant",
+            "has no message of the user",
+        ),
+        (
+            {"conversations": [{"from": "tool", "value": "x"}]},
+            "turn 0 is from 'tool'; \"from\" is one of human, user, gpt, assistant, or system at first",
         ),
         ({"conversations": [{"value": "x"}]}, "turn 0 is from None;"),
         ({"conversations": [*said("q"), {"from": "gpt", "value": None}]}, 'turn 1: "value" is missing, not text'),
@@ -167,8 +171,8 @@ class TestRoles:
             'turn 1: "value" holds half of a surrogate pair, which is no character; write it whole',
         ),
         ({**row("<image>", "a"), "image": 3}, "`image` is a number, not a path or a list of paths"),
-        ({**row("<image>", "a"), "image": ["a", 3]}, "`image` is a list, not a path or a list of paths"),
-        ({**row("<image>", "a"), "image": {"path": "a"}}, "`image` is an object, not a path or a list of paths"),
+        ({**row("<image>", "a"), "image": ["a", 3]}, "`image`, entry 1, is a number, not a path or a list of paths"),
+        ({**row("<image>", "a"), "image": {"a": "a"}}, "`image` is an object with a, not a path or a list of paths"),
         (
             row("no placeholder", "a", image="i"),
             "has 1 picture but 0 <image> in its turns; there must be one for each",

@@ -412,7 +412,7 @@ class TestSteps:
         rows.write_text(json.dumps({"id": "lost", "conversations": turns}) + "\n")
         spec["stages"]["align"]["data"] = {"sources": [str(rows)]}
         result = CliRunner().invoke(app, ["train", str(write_spec(spec)), "--dry-run", "--stage", "align"])
-        assert "  WOULD STOP: 1 rows cannot be used, first " in result.output
+        assert "  WOULD STOP: 1 of 1 rows cannot be used (set data.bad_rows: skip" in result.output
         assert "    connector: " in result.output  # the rest is said too
         assert "stage tune" not in result.output
         assert isinstance(result.exception, DataError)
