@@ -72,8 +72,8 @@ def parse_row(
         number: the row's number, its id where it has none.
         placement: `front` moves pictures to the start of their turn, followed by a line break (the papers' way);
             `keep` leaves them where `<image>` stands.
-        missing_images: what a row is that has no image and seems meant to have one (`image` null or empty, `<image>` in
-            its words): a mistake, or `text`.
+        missing_images: what a row is that has no image and seems meant to have one (`image` null or an empty text,
+            `<image>` in its words): a mistake, or `text`.
         ignored: keys that are passed over.
 
     Raises:
@@ -137,7 +137,7 @@ def _refuse_missing(raw: Mapping[str, Any], said: Dialogue) -> None:
         RowError: what seems so, and the cures.
     """
     for key in ("image", "images"):
-        if key in raw:
+        if key in raw and raw[key] != []:  # an empty list says that there is none
             empty = "null" if raw[key] is None else "empty"
             raise RowError(f"has no picture: `{key}` is {empty}; name its file, leave the key out, or {_TEXT}")
     for (role, text), position in zip(said.turns, said.positions, strict=True):

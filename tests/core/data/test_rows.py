@@ -56,8 +56,8 @@ class TestForms:
     def test_further_fields_are_ignored(self) -> None:
         assert parse_row(row("q", "a", model="x", source=[1]), number=0).turns
 
-    def test_an_empty_list_of_pictures_is_none_where_the_spec_says_so(self) -> None:
-        assert parse_row({**row("q", "a"), "image": []}, number=0, missing_images="text").images == ()
+    def test_an_empty_list_of_pictures_is_none(self) -> None:
+        assert parse_row({**row("q", "a"), "image": []}, number=0).images == ()
 
     def test_a_question_may_be_open(self) -> None:
         assert len(parse_row(row("q", "a", "q2"), number=0).turns) == 3

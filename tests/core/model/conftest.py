@@ -38,7 +38,7 @@ def row(model: MultimodalModel) -> Row:
     def make(*texts: str, colors: tuple[str, ...] = (), name: str = "row") -> Sample:
         images = [f"{color}.png" for color in colors]
         messages = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
-        parsed = parse_row({"id": name, "image": images, "conversations": messages}, number=0, missing_images="text")
+        parsed = parse_row({"id": name, "image": images, "conversations": messages}, number=0)
         tokenizer = model.language_model.tokenizer
         pictures = [model.pictures.prepare(Image.new("RGB", (40, 24), color)) for color in colors]
         return expand(name, encode_row(parsed, model.conversation, tokenizer), pictures, tokenizer.pad_id)

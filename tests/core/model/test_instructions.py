@@ -95,7 +95,7 @@ def ask(reading: MultimodalModel) -> Make:
     def make(question: str, answer: str = "red", colors: Sequence[str] = (), name: str = "row") -> Sample:
         messages = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         images = [f"{color}.png" for color in colors]
-        parsed = parse_row({"id": name, "image": images, "conversations": messages}, number=0, missing_images="text")
+        parsed = parse_row({"id": name, "image": images, "conversations": messages}, number=0)
         tokenizer = reading.language_model.tokenizer
         pictures = [
             reading.pictures.prepare(Image.new("RGB", (40, 24), color), words)
