@@ -69,8 +69,8 @@ class SourceSpec(Section):
     seed: Seed = 0
     """Chooses the rows that `fraction` keeps."""
     missing_images: Literal["error", "text"] = "error"
-    """What a row is that has no image and seems meant to have one (`image` null or an empty text, `<image>` in its words): a
-    mistake, or `text`, its `<image>` included (as of code and HTML). Default error."""
+    """What a row is that has no image and seems meant to have one (`image` null or an empty text, `<image>` in its
+    words): a mistake, or `text`, its `<image>` included (as of code and HTML). Default error."""
     ignore: list[str] = Field([], max_length=1000)
     """Keys of rows and turns to pass over that look like data and are none, or are not wanted (`video`, `tools`, …)."""
 
