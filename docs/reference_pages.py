@@ -42,6 +42,14 @@ PAGES = {
     "conversation": ("Conversation", "ConversationSpec", "Turn", "Segment", "Pieces", "ChatText"),
 }
 """What stands first on the page of an interface; the rest goes by where it is defined."""
+VALUES = {
+    "benchmark": (
+        "interfaces.benchmark",
+        ("Item", "Prediction", "Predictions", "SampleScore", "Quantity", "Scores", "JudgeRequest", "Judge"),
+    ),
+    "formats": ("conversion", ("foreign.Foreign", "held.Held", "stored.Stored", "probes.Probe")),
+}
+"""What interfaces take and hand out that is not among the exported names: page, module of `lensmith`, names."""
 LETTERS = (
     "B rows, V views, N vision tokens a view, W vision width, M tokens out of the connector, T text positions, D width."
 )
@@ -60,12 +68,20 @@ def pages() -> dict[str, str]:
     for name, item in package("lensmith")["spec.run"].members.items():
         if isinstance(item, griffe.Class) and not name.startswith("_") and name not in everything:
             placed["spec"].append((name, item))
+    for page, (module, names) in VALUES.items():
+        placed[page] += [(name.rpartition(".")[2], _inside(module, name)) for name in names]
     hooks = package("lensmith_registry")["hooks"].members.items()
     placed["registry"] += [(n, i) for n, i in hooks if n.startswith("lensmith_") and isinstance(i, griffe.Function)]
     found = {f"{page}.md": _page(page, items) for page, items in placed.items() if items}
     rows = [f"| [{TITLES[page][0]}]({page}.md) | {_names(page, items)} |" for page, items in placed.items() if items]
     head = ["# Interface reference", "", _WRITTEN, "", f"Shape letters: {LETTERS}", "", "| page | names |", "|---|---|"]
     return {"README.md": "\n".join([*head, *rows]) + "\n", **found}
+
+
+def _inside(module: str, name: str) -> griffe.Object:
+    item = package("lensmith")[f"{module}.{name}"]
+    assert isinstance(item, griffe.Object)
+    return item
 
 
 _WRITTEN = "Written by `python docs/reference_pages.py` from the docstrings; do not edit."

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         VisionEncoder,
     )
     from lensmith.interfaces.formats import Exporter, ExporterSpec, Found, Importer, ImporterSpec, PartFiles
-    from lensmith.interfaces.vision_encoder import parameter_shapes
+    from lensmith.interfaces.vision_encoder import parameter_shapes, shape_code
     from lensmith.loading import load
     from lensmith.merging import merge
     from lensmith.model import MultimodalModel
@@ -104,6 +104,7 @@ _LAZY = {
     "merge": "lensmith.merging",
     "parameter_shapes": "lensmith.interfaces.vision_encoder",
     "plan": "lensmith.planning",
+    "shape_code": "lensmith.interfaces.vision_encoder",
     "train": "lensmith.training",
 }
 
@@ -186,6 +187,7 @@ __all__ = [
     "plan",
     "qualify",
     "read_config",
+    "shape_code",
     "train",
 ]
 
@@ -195,6 +197,10 @@ _RENAMED: dict[str, str] = {}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lensmith")
     if name in _RENAMED:
         import warnings
 

@@ -11,11 +11,12 @@ import typer
 
 from lensmith.catalog import example, field_rows, page, summary
 from lensmith.cli.output import print_json, print_table
-from lensmith.errors import Problem, SpecError
+from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith_registry import DuplicateComponentError, Kind, Plugin, Registry, discover
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", "-k", help="Only parts of this kind.")]
 KindArgument = Annotated[str | None, typer.Argument(metavar="[KIND]", help="The same, e.g. connector or connectors.")]
+_RECIPE = "recipe"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,13 +72,25 @@ def kind_of(text: str) -> Kind:
 
 
 def show(
-    kind: Annotated[Kind, typer.Argument(help="Kind of the part, e.g. connector.")],
-    name: Annotated[str, typer.Argument(help="Its exact name, see `lensmith list`.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help=f"Kind of the part: {', '.join(kind.value for kind in Kind)}; or recipe.",
+            autocompletion=lambda: [*(kind.value for kind in Kind), _RECIPE],
+        ),
+    ],
+    name: Annotated[str, typer.Argument(help="Its exact name, see `lensmith list` and `lensmith recipes`.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show one part: what it is, where it comes from, and the fields that a spec may set."""
+    """Show one part: what it is, where it comes from, the fields that a spec may set; or a recipe as it is shipped."""
+    if kind == _RECIPE:
+        from lensmith.cli.recipes import show_recipe
+
+        show_recipe(name, as_json=as_json)
+        return
     registry = discover()
-    component = registry.get(kind, name)
+    component = registry.get(_kind(kind), name)
     if as_json:
         from lensmith.spec.build import part_class
 
@@ -91,7 +104,7 @@ def show(
                 "distribution": component.distribution,
                 "version": component.version,
                 "deprecated": component.deprecated or None,
-                "schema": part_class(kind, name, registry).model_json_schema(),
+                "schema": part_class(component.kind, name, registry).model_json_schema(),
             }
         )
         return
@@ -110,6 +123,19 @@ def show(
     else:
         print("It has no fields.")
     print(f"\nIn a spec:\n{example(component).rstrip()}")
+
+
+def _kind(text: str) -> Kind:
+    """Raises:
+    LensmithError: it is neither a kind nor `recipe`.
+    """
+    try:
+        return kind_of(text)
+    except SpecError:
+        names = [*(kind.value for kind in Kind), _RECIPE]
+        close = difflib.get_close_matches(text, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise LensmithError(f"{text!r} is not one of {', '.join(names)}.{hint}") from None
 
 
 def plugins(as_json: JsonOption = False) -> None:

@@ -11,6 +11,7 @@ import typer
 COMMANDS = {
     "list": "catalog:list_parts",
     "show": "catalog:show",
+    "recipes": "recipes:recipes",
     "plugins": "catalog:plugins",
     "doctor": "doctor:doctor",
     "docs": "catalog:docs",
@@ -25,6 +26,7 @@ COMMANDS = {
     "serve": "serve:serve",
     "eval": "evaluation_run:evaluate",
     "score": "evaluation:score",
+    "compare": "compare:compare",
     "merge": "merge:merge",
     "ablate": "ablate:ablate",
     "import": "conversion:import_",
@@ -36,7 +38,7 @@ COMMANDS = {
 }
 """Name on the command line, and `module:function` below `lensmith.cli`; `module:app` for a group of commands."""
 
-_SHORT = {"list", "show", "plugins", "check", "schema"}
+_SHORT = {"list", "show", "recipes", "plugins", "check", "schema"}
 """Commands that end before the memory that they leave behind matters: they run without the search for cycles."""
 
 
@@ -52,9 +54,9 @@ def build(only: str | None = None) -> typer.Typer:
         help="Compose, train, evaluate and ship large multimodal models (pictures in, text out).\n\n"
         "A spec file names a vision encoder, an image splitter, a connector, a language model and, for each training"
         " stage, a tuner. Start with `lensmith list`, `lensmith check SPEC`, `lensmith plan SPEC`, `lensmith train"
-        " SPEC`.",
+        " SPEC`. `lensmith --install-completion` completes commands and options in your shell.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=only not in COMMANDS,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

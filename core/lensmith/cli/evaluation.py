@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,7 +151,7 @@ def open_judge(
     Raises:
         LensmithError: nobody agreed.
     """
-    from lensmith.evaluation.endpoint import openai_judge
+    from lensmith.evaluation.endpoint import ROOM, openai_judge
     from lensmith.evaluation.judge import CachedJudge, estimate
     from lensmith.evaluation.progress import Counter
 
@@ -160,7 +161,9 @@ def open_judge(
     missing = judge.missing(requests)
     if url is None:
         return judge
-    print(f"judge: {estimate(missing, rates)}", file=sys.stderr)
+    told = [replace(request, max_tokens=max_tokens or request.max_tokens) for request in missing]
+    more = f"; one that thinks first takes up to {ROOM[-1]:,} more for a reply (--judge-max-tokens bounds it)"
+    print(f"judge: {estimate(told, rates)}{more if missing and max_tokens is None else ''}", file=sys.stderr)
     if missing and not yes and not (sys.stdin.isatty() and typer.confirm("Ask the judge?", err=True)):
         raise LensmithError("the judge was not asked; --yes goes on")
     counter = Counter("judge", len(requests), len(requests) - len(missing))

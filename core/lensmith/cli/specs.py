@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,15 +34,21 @@ def check(
     exporters: Annotated[
         list[str] | None, typer.Option("--for", help="Also whether it can be exported so, e.g. hf; repeat for several.")
     ] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole spec: what it extends, overrides and defaults included.")
+    ] = False,
 ) -> None:
     """Check a spec: fields, parts, dimensions, files. Every mistake is listed; exit code 2 where there is one."""
-    from lensmith.spec.build import installed
+    from lensmith.spec.build import dump, installed, load_spec
     from lensmith.spec.check import checked
     from lensmith.spec.deprecations import deprecations
 
     problems: list[Problem] = []
     warnings: list[Problem] = []
+    whole: dict[str, Any] | None = None
     try:
+        if resolved:
+            whole = dump(load_spec(spec, overrides or ()))
         warnings = deprecations(checked(spec, overrides or ()), installed())
         if locked:
             from lensmith.locking import require_locked
@@ -61,12 +67,18 @@ def check(
             [{"path": p.path, "message": p.message, "place": p.place or None} for p in said]
             for said in (problems, warnings)
         ]
-        print_json({"ok": not problems, "problems": told[0], "warnings": told[1]})
-    elif problems:
+        found = {"ok": not problems, "problems": told[0], "warnings": told[1]}
+        print_json({**found, "spec": whole} if resolved else found)
+        raise typer.Exit(2 if problems else 0)
+    if whole is not None:
+        import yaml
+
+        print(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    if problems:
         print("\n".join(str(problem) for problem in problems), file=sys.stderr)
         print(f"{len(problems)} problem{'s' * (len(problems) != 1)} in {spec}", file=sys.stderr)
     else:
-        print(f"{spec} is valid")
+        print(f"{spec} is valid", file=sys.stderr if resolved else sys.stdout)
     raise typer.Exit(2 if problems else 0)
 
 

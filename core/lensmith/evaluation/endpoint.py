@@ -13,7 +13,7 @@ from lensmith.evaluation.reasoning import without_reasoning
 from lensmith.interfaces.benchmark import JudgeRequest
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
-_ROOM = (4096, 16384)
+ROOM = (4096, 16384)
 """Tokens that a judge gets beside those of its reply once it was seen to think first."""
 _SHOWN = 300
 _CHANGES = 6
@@ -136,7 +136,7 @@ def _learnt(
 
 def _more_room(manner: _Manner, told: _Manner, request: JudgeRequest, say: Callable[[str], None]) -> bool:
     """Give a judge that thinks first more tokens; false where it had all of them already."""
-    more = [room for room in _ROOM if room > told.room]
+    more = [room for room in ROOM if room > told.room]
     if more and manner.room < more[0]:
         manner.room = more[0]
         say(f"the judge {request.model} thinks first: {more[0]:,} tokens more for each reply (--judge-max-tokens)")

@@ -19,6 +19,7 @@ from __future__ import annotations
 from lensmith.testing.checks import CHECKS, Check
 from lensmith.testing.findings import Finding
 from lensmith.testing.kit import Kit
+from lensmith.testing.models import tiny_model
 from lensmith.testing.suite import conformance_suite
 from lensmith.testing.tiny import CHAT_TEMPLATE, scatter, tiny_llama, tiny_tokenizer
 
@@ -31,5 +32,6 @@ __all__ = [
     "conformance_suite",
     "scatter",
     "tiny_llama",
+    "tiny_model",
     "tiny_tokenizer",
 ]

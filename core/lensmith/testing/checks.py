@@ -88,6 +88,16 @@ CHECKS = (
         "what is learnt, against a tokenizer",
         {Kind.CONVERSATION: "spans:conversation", Kind.LANGUAGE_MODEL: "spans:language_model"},
     ),
+    Check(
+        "answers",
+        "right answers score full marks, empty ones none, missing ones are told",
+        {Kind.BENCHMARK: "scoring:benchmark"},
+    ),
+    Check(
+        "trip",
+        "files that answer as the artifact does, read back where they are read",
+        {Kind.IMPORTER: "trips:importer", Kind.EXPORTER: "trips:exporter"},
+    ),
     Check("moves", "other devices and floating types", _of_modules("moves:moves", tuner="tuning:moves")),
     Check(
         "seed",

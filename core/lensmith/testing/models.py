@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.dims import join
+from lensmith.errors import LensmithError
 from lensmith.interfaces.specs import IncompatibleParts
 from lensmith.spec.run import ModelSpec
 from lensmith.testing.findings import NotApplicable
@@ -40,6 +43,56 @@ def model_spec(kit: Kit, subject: Subject) -> ModelSpec:
         if subject.kind == Kind.CONNECTOR or dimensions.connector.parameters:
             return model
     raise NotApplicable(f"no installed neighbours fit it; the last ones say: {refused}")
+
+
+def tiny_models(kit: Kit) -> Iterator[ModelSpec]:
+    """Tiny models of the project's own parts that fit together, for formats to choose from."""
+    own = {
+        kind: [kit.subject(component).spec for component in kit.own(kind) if not kit.unusable(component)]
+        for kind in (Kind.VISION_ENCODER, Kind.LANGUAGE_MODEL, Kind.IMAGE_SPLITTER, Kind.CONNECTOR)
+    }
+    for encoder, language_model, splitter, connector in itertools.product(*own.values()):
+        model = ModelSpec(
+            vision_encoder=encoder, image_splitter=splitter, connector=connector, language_model=language_model
+        )
+        try:
+            dimensions = join(model)
+            dimensions.layout(*reversed(_PICTURE))
+        except IncompatibleParts:
+            continue
+        if dimensions.connector.parameters:
+            yield model
+
+
+def tiny_model(folder: Path) -> ModelSpec:
+    """A whole model of Lensmith's own parts at their smallest, with random weights, for a format's `tiny`.
+
+    Args:
+        folder: an empty folder, in which the parts' checkpoints are written.
+    """
+    from lensmith.spec.build import installed, part_class
+    from lensmith_registry.hooks import PROJECT
+
+    registry = installed()
+
+    def parts(kind: Kind) -> Iterator[Any]:
+        for component in registry.components(kind):
+            if component.distribution == PROJECT:
+                home = folder / kind.value / component.name
+                home.mkdir(parents=True, exist_ok=True)
+                yield part_class(kind, component.name, registry).tiny(home)
+
+    encoder, language_model = next(parts(Kind.VISION_ENCODER)), next(parts(Kind.LANGUAGE_MODEL))
+    for splitter, connector in itertools.product(parts(Kind.IMAGE_SPLITTER), list(parts(Kind.CONNECTOR))):
+        model = ModelSpec(
+            vision_encoder=encoder, image_splitter=splitter, connector=connector, language_model=language_model
+        )
+        try:
+            if join(model).connector.parameters:
+                return model
+        except IncompatibleParts:
+            continue
+    raise LensmithError("no tiny model of the installed parts fits together")
 
 
 def _neighbours(kit: Kit, subject: Subject) -> Iterator[dict[str, Any]]:

@@ -75,11 +75,12 @@ def _example(component: Component, owner: Any) -> None:
 
 def _interface(subject: Subject) -> None:
     kind, found = subject.kind, subject.implementation
-    if kind not in BASES:
+    base_spec = _spec_bases().get(kind)
+    if base_spec is None:
         return
     expect(
-        issubclass(subject.component.spec, BASES[kind]),
-        f"The spec of a {kind} derives from lensmith.{BASES[kind].__name__}.",
+        issubclass(subject.component.spec, base_spec),
+        f"The spec of a {kind} derives from lensmith.{base_spec.__name__}.",
         f"{subject.component.spec.__name__} does not.",
     )
     base = _bases()[kind]
@@ -90,9 +91,22 @@ def _interface(subject: Subject) -> None:
     expect(not lacking, promise, f"{told_class} lacks {some(lacking)}.")
 
 
+def _spec_bases() -> dict[Kind, type]:
+    from lensmith.interfaces import formats
+    from lensmith.interfaces.benchmark import BenchmarkSpec
+
+    return {
+        **BASES,
+        Kind.BENCHMARK: BenchmarkSpec,
+        Kind.IMPORTER: formats.ImporterSpec,
+        Kind.EXPORTER: formats.ExporterSpec,
+    }
+
+
 def _bases() -> dict[Kind, type]:
     from lensmith import interfaces
     from lensmith.interfaces import formats
+    from lensmith.interfaces.benchmark import Benchmark
 
     return {
         Kind.VISION_ENCODER: interfaces.VisionEncoder,
@@ -101,6 +115,7 @@ def _bases() -> dict[Kind, type]:
         Kind.LANGUAGE_MODEL: interfaces.LanguageModel,
         Kind.TUNER: interfaces.Tuner,
         Kind.CONVERSATION: Conversation,
+        Kind.BENCHMARK: Benchmark,
         Kind.IMPORTER: formats.Importer,
         Kind.EXPORTER: formats.Exporter,
     }

@@ -115,7 +115,9 @@ class Vicuna80(Pairwise):
         ids = self.asked_ids(data)
         if missing := [identity for identity in ids if str(identity) not in told]:
             notes.append(f"{len(missing)} questions have no judgment and count nowhere: {named(missing)}")
-        turns = Counter((row.data["model"], str(row.question_id), row.data.get("turn")) for row in predictions.rows)
+        turns = Counter(
+            (row.data["model"], str(row.question_id), str(row.data.get("turn"))) for row in predictions.rows
+        )
         if twice := [identity for (_, identity, _), count in turns.items() if count > 1]:
             notes.append(f"{len(twice)} questions have several judgments, all counted: {named(twice)}")
         if beyond := [row.question_id for row in predictions.rows if row.data["score"] < -1 or row.data["score"] > 10]:

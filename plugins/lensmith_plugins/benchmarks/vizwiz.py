@@ -111,7 +111,12 @@ class VizWiz(Benchmark):
         names = {i: name for i, name in names.items() if name in shown} if names else dict(enumerate(images))
         names |= {name: name for name in images if name not in set(map(str, names))}
         found = by_question(predictions.rows, names, notes)
-        return {names[identity]: row for identity, row in found.items()}
+        by_name: dict[str, list[Prediction]] = defaultdict(list)
+        for identity, row in found.items():
+            by_name[names[identity]].append(row)
+        if twice := [name for name, several in by_name.items() if len(several) > 1]:
+            notes.append(f"{len(twice)} pictures are answered by number and by name, the later counts: {named(twice)}")
+        return {name: several[-1] for name, several in by_name.items()}
 
     def submission(self, predictions: Predictions, data: Path, folder: Path) -> list[Path]:
         """EvalAI's file: a normalised answer for each picture."""

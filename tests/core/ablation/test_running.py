@@ -195,3 +195,16 @@ def test_dry_run(study: Path, tmp_path: Path) -> None:
     assert "shares align" in shown.stdout
     assert not (tmp_path / "runs").exists()
     assert prepare(study, tmp_path).work.units()[0].done is False
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_N5_the_command_refuses_a_study_with_one_wrong_variant(study: Path, tmp_path: Path, more: Any) -> None:
+    told = json.loads(study.read_text())
+    told["axes"] = {"batch": {"good": {}, "odd": {"stages.tune.batch.micro": 3}}}
+    told["benchmarks"].append({"name": "vqa", "label": "gone", "data": "nowhere.jsonl"})
+    study.write_text(json.dumps(told))
+    done = subprocess.run([*COMMAND, study, *more], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "stages.tune.batch.micro: variant 'batch odd': 3 must divide batch.size" in done.stderr
+    assert f"benchmarks.gone: {tmp_path / 'nowhere.jsonl'} does not exist" in done.stderr
+    assert not (tmp_path / "runs").exists()

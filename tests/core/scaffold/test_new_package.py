@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,9 +115,31 @@ def test_spec_and_record_import_nothing_heavy(kind: Kind, registry: Registry) ->
     files = dict(written_files(package_names("tiny", kind, registry)))
     for module in ("__init__", "spec"):
         imported = set(_imports(files[f"lensmith_tiny/{module}.py"]))
-        assert imported <= {"__future__", "lensmith", "pathlib", "pydantic", "typing"}
+        assert imported <= {"__future__", "collections", "json", "lensmith", "pathlib", "pydantic", "typing"}
     everything = {name for place, text in files.items() if place.endswith(".py") for name in _imports(text)}
     assert not everything & {"lensmith_plugins", "lensmith_registry"}
+
+
+@pytest.mark.parametrize("kind", [Kind.BENCHMARK, Kind.IMPORTER, Kind.EXPORTER], ids=str)
+def test_N10_a_new_package_of_any_kind_keeps_its_promises(kind: Kind, registry: Registry, tmp_path: Path) -> None:
+    names = package_names("tried-out", kind, registry)
+    folder = new_package(names, tmp_path / "new")
+    info = tmp_path / "site" / f"{names.module}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {names.distribution}\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[lensmith]\n{names.module} = {names.module}\n")
+    (info / "RECORD").write_text("")
+    path = os.pathsep.join([str(folder), str(info.parent)])
+    command = [sys.executable, "-m", "lensmith.cli", "plugin", "test", names.distribution, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = {found["check"]: found["outcome"] for found in json.loads(done.stdout)}
+    assert {check for check, outcome in told.items() if outcome == "pass"} == {
+        *("spec", "light"),
+        "answers" if kind is Kind.BENCHMARK else "trip",
+    }
 
 
 def test_the_command_says_what_to_do_next(

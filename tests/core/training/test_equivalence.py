@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,23 @@ def test_two_ranks(
     assert_same(lab.run(tmp_path / "run"), reference)
     model = lensmith.load(tmp_path / "run" / "whole")
     assert all(p.numel() for p in model.parameters())
+
+
+def test_N20_two_ranks_from_python(
+    lab: Any,
+    spec_of_three: dict[str, Any],
+    reference: Any,
+    tmp_path: Path,
+    write_spec: Callable[[dict[str, Any]], Path],
+) -> None:
+    file, folder = write_spec(split(spec_of_three, micro=1)), tmp_path / "run"
+    code = "import lensmith, sys; print(*lensmith.train(sys.argv[1], output=sys.argv[2], nproc=2), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file), str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == [str(folder / stage) for stage in ("align", "tune", "whole")]
+    assert_same(lab.run(folder), reference)
 
 
 class TestSharesThatCannotBe:

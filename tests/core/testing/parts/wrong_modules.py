@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from lensmith import (
+    Benchmark,
     Connector,
     Conversation,
+    Exporter,
     ImageSplitter,
     Loading,
     ParameterGroup,
@@ -27,6 +29,11 @@ from lensmith import (
     VisionEncoder,
     VisionShape,
 )
+from lensmith.conversion.stored import write_file
+from lensmith.evaluation.files import Reader, read_json_lines
+from lensmith.evaluation.matching import by_question
+from lensmith.interfaces.benchmark import Item, Predictions, SampleScore, Scores
+from lensmith.merging import logits
 from lensmith_plugins.language_models.hf import HfCausalLanguageModel
 
 
@@ -290,3 +297,45 @@ class Fickle(BitFit):
         with torch.no_grad():
             for name, tensor in self.before.items():
                 model.get_parameter(name).copy_(tensor)
+
+
+class FineBenchmark(Benchmark):
+    read = Reader()
+
+    def items(self, data: Path, images: Path) -> list[Item]:
+        return [Item(row["id"], row["question"], (), row["answer"]) for row in self._rows(data)]
+
+    def score(self, predictions: Predictions, data: Path, judge: Any = None) -> Scores:
+        notes: list[str] = []
+        rows = self._rows(data)
+        given = by_question(predictions.rows, [row["id"] for row in rows], notes)
+        if len(given) < len(rows):
+            notes.append("an answer is missing")
+        scores = self._scores(rows, {identity: row.text for identity, row in given.items()})
+        samples = [SampleScore(row["id"], 1.0, "") for row in rows]
+        return Scores("accuracy", {"accuracy": 100 * sum(scores) / len(scores)}, samples, (), notes)
+
+    def _scores(self, rows: Any, replies: Any) -> list[float]:
+        return [float(replies.get(row["id"]) == row["answer"]) for row in rows]
+
+    @staticmethod
+    def _rows(data: Path) -> Any:
+        return [line.value for line in read_json_lines(data / "questions.jsonl")]
+
+
+class Forgiving(FineBenchmark):
+    """It counts what is there."""
+
+    def _scores(self, rows: Any, replies: Any) -> list[float]:
+        return [float(replies[row["id"]] == row["answer"]) for row in rows if row["id"] in replies]
+
+
+class Deaf(Exporter):
+    """It does not read what it wrote."""
+
+    def write(self, held: Any, folder: Path) -> Sequence[str]:
+        write_file(folder / "connector.safetensors", held.small("connector"))
+        return []
+
+    def logits(self, held: Any, folder: Path, probes: Any) -> list[Tensor]:
+        return logits(held.model(), [probe.sample for probe in probes])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from lensmith import (
+    BenchmarkSpec,
     Component,
     ConnectorShape,
     ConnectorSpec,
     ConversationSpec,
+    ExporterSpec,
     ImageSplitterSpec,
     Kind,
     Parameters,
@@ -140,6 +143,20 @@ class BitFitSpec(FineTunerSpec):
         return super().trainable(parts) + qualify("language_model", vectors)
 
 
+class FineBenchmarkSpec(BenchmarkSpec):
+    """Two questions."""
+
+    @classmethod
+    def tiny(cls, folder: Path) -> FineBenchmarkSpec:
+        rows = [{"id": n, "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(2)]
+        (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return cls()
+
+
+class DeafSpec(ExporterSpec):
+    """A format of connectors."""
+
+
 class CausalSpec(HfCausalSpec):
     """A causal language model."""
 
@@ -180,6 +197,9 @@ PARTS: dict[str, tuple[Kind, Any, str]] = {
     "fine_bitfit": (Kind.TUNER, BitFitSpec, "BitFit"),
     "fickle": (Kind.TUNER, BitFitSpec, "Fickle"),
     "normed": (Kind.VISION_ENCODER, NormedSpec, "Normed"),
+    "fine_benchmark": (Kind.BENCHMARK, FineBenchmarkSpec, "FineBenchmark"),
+    "forgiving": (Kind.BENCHMARK, FineBenchmarkSpec, "Forgiving"),
+    "deaf": (Kind.EXPORTER, DeafSpec, "Deaf"),
 }
 
 

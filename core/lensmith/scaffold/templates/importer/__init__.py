@@ -1,0 +1,23 @@
+"""The record of the importer `example_part`. Every command imports this module: no torch here."""
+
+from __future__ import annotations
+
+from lensmith import Component, Kind, hookimpl
+
+api_version = 1
+
+
+@hookimpl
+def lensmith_components() -> list[Component]:
+    """What this package offers."""
+    return [
+        Component(
+            kind=Kind.IMPORTER,
+            name="example_part",
+            spec="lensmith_example_part.spec:ExamplePartSpec",
+            implementation="lensmith_example_part.importer:ExamplePartImporter",
+            summary="a connector alone, and the names of the parts that it joins",
+            paper="",
+            example="name: example_part\n",
+        )
+    ]
