@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lensmith.interfaces import Conversation
 from lensmith.spec.build import BASES, part_class
+from lensmith.spec.yaml import parse_yaml
 from lensmith.testing.findings import expect, some
 from lensmith.testing.kit import Kit
 from lensmith.testing.subjects import Subject, promised
@@ -63,7 +64,9 @@ def _plain(value: Any) -> Any:
 
 def _example(component: Component, owner: Any) -> None:
     with promised("A record's example is the part as a spec writes it: YAML with its name."):
-        example = yaml.safe_load(component.example) if component.example.strip() else {"name": component.name}
+        text = component.example.strip()
+        # As a spec file is read: `2e-5` is a number there, and text to YAML 1.1.
+        example = parse_yaml(text, source="", base=Path.cwd()).data if text else {"name": component.name}
         expect(
             isinstance(example, dict) and example.get("name") == component.name,
             "A record's example is the part as a spec writes it: YAML with its name.",

@@ -32,7 +32,7 @@ def exporter(subject: Subject, kit: Kit) -> None:
     model = _expressible(subject, kit)
     home = kit.folder()
     with promised("A tiny model of Lensmith's own parts can be assembled."):
-        assemble({"model": model}).save(home / "artifact")
+        assemble(model).save(home / "artifact")
     name = subject.component.name
     with promised(_WRITES):
         export(home / "artifact", home / "files", to=name)

@@ -23,7 +23,7 @@ class ExamplePartSpec(ImporterSpec):
         from lensmith.testing import tiny_model
 
         model = tiny_model(folder / "parts")
-        connector = lensmith.assemble({"model": model}).connector
+        connector = lensmith.assemble(model).connector
         tensors = {name: Stored.of(tensor.detach().clone()) for name, tensor in connector.state_dict().items()}
         write_file(folder / "connector.safetensors", tensors)
         config = {"format": "example_part", "model": model.model_dump(mode="json")}
