@@ -42,7 +42,7 @@ def test_N20_recipes_are_listed_and_shown() -> None:
     [
         (("recipe", "llava-1.5-7"), ("there is no recipe 'llava-1.5-7'", "'llava-1.5-7b'")),
         (("recpe", "x"), ("'recpe' is not one of", "Did you mean 'recipe'?", "benchmark")),
-        (("connectors", "mlp"), ("'connectors' is not one of", "Did you mean 'connector'?")),
+        (("conectors", "mlp"), ("'conectors' is not one of", "Did you mean 'connector'?")),
     ],
 )
 def test_N20_what_is_not_there_says_what_is(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
