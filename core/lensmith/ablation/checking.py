@@ -16,21 +16,13 @@ _NAMED = 3
 """Variants that are named where several have one problem."""
 
 
-def require_specs(study: StudySpec, found: Sequence[Variant]) -> dict[str, RunSpec]:
-    """The resolved spec of every variant.
+def require_specs(study: StudySpec, found: Sequence[Variant]) -> None:
+    """Resolve the spec of every variant.
 
     Raises:
         SpecError: the mistakes of all variants.
     """
-    specs: dict[str, RunSpec] = {}
-    problems: dict[str, list[Problem]] = {}
-    for variant in found:
-        try:
-            specs[variant.name] = variant.resolved(study)
-        except SpecError as error:
-            problems[variant.name] = error.problems
-    _refuse(problems, len(found))
-    return specs
+    _refuse(_resolved(study, found)[1], len(found))
 
 
 def require_runnable(study: StudySpec, found: Sequence[Variant], *, rows_may_come: bool = False) -> None:
@@ -45,14 +37,26 @@ def require_runnable(study: StudySpec, found: Sequence[Variant], *, rows_may_com
     Raises:
         SpecError: everything that is wrong, by variant.
     """
-    problems: dict[str, list[Problem]] = {}
+    specs, problems = _resolved(study, found)
     coming = False
-    for name, spec in require_specs(study, found).items():
+    for name, spec in specs.items():
         later = set(_told_rows(study, spec)) if rows_may_come else set()
         coming = coming or bool(later)
         if wrong := [problem for problem in check(spec) if problem.path not in later]:
             problems[name] = wrong
     _refuse(problems, len(found), _benchmark_problems(study, may_come=coming))
+
+
+def _resolved(study: StudySpec, found: Sequence[Variant]) -> tuple[dict[str, RunSpec], dict[str, Sequence[Problem]]]:
+    """Specs of the variants that have one, and the mistakes of the others."""
+    specs: dict[str, RunSpec] = {}
+    problems: dict[str, Sequence[Problem]] = {}
+    for variant in found:
+        try:
+            specs[variant.name] = variant.resolved(study)
+        except SpecError as error:
+            problems[variant.name] = error.problems
+    return specs, problems
 
 
 def _benchmark_problems(study: StudySpec, *, may_come: bool) -> list[Problem]:

@@ -34,9 +34,19 @@ class Prepared:
 
 
 def prepare(
-    source: str | Path | Mapping[str, Any] | StudySpec, output: str | Path, preset: str | None = None
+    source: str | Path | Mapping[str, Any] | StudySpec,
+    output: str | Path,
+    preset: str | None = None,
+    *,
+    runnable: bool = False,
+    rows_may_come: bool = False,
 ) -> Prepared:
     """Resolve a study; nothing runs.
+
+    Args:
+        source, output, preset: see `ablate`.
+        runnable: also check every variant and benchmark, see `require_runnable`.
+        rows_may_come: see `require_runnable`.
 
     Raises:
         SpecError: mistakes in the study or in its variants, by variant.
@@ -46,7 +56,10 @@ def prepare(
         study = study.preset(preset)
     _check_benchmarks(study)
     found = variants(study)
-    require_specs(study, found)
+    if runnable:
+        require_runnable(study, found, rows_may_come=rows_may_come)
+    else:
+        require_specs(study, found)
     target = Path(output)
     return Prepared(study, found, work(study, found, target), target)
 
@@ -75,8 +88,7 @@ def ablate(
         SpecError: mistakes and files that are not there, by variant, before anything runs.
         LensmithError: units failed; the report of the others is written, and the logs are named.
     """
-    prepared = prepare(source, output, preset)
-    require_runnable(prepared.study, prepared.variants)
+    prepared = prepare(source, output, preset, runnable=True)
     say = tell or _print
     failures = run_units(prepared.work.units(), executor or Local(), say)
     result = report(prepared)

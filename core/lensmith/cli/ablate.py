@@ -38,15 +38,12 @@ def ablate(
     Every variant is checked first, and all that is wrong is told by variant. What variants share is trained once.
     Tables and figures are in OUTPUT/report.
     """
-    from lensmith.ablation.checking import require_runnable
     from lensmith.ablation.engine import failure_text, overview, prepare, report
     from lensmith.ablation.results import report_path
     from lensmith.ablation.scheduling import run_units
 
     target = output or Path("runs") / study.stem
-    prepared = prepare(study, target, preset)
-    if not only_report:
-        require_runnable(prepared.study, prepared.variants, rows_may_come=dry)
+    prepared = prepare(study, target, preset, runnable=not only_report, rows_may_come=dry)
     if dry:
         for line in overview(prepared):
             print(line)

@@ -317,7 +317,8 @@ class TestSharing:
             "batch": {
                 "good": {f"{TUNE}.batch.size": 16},
                 "odd": {f"{TUNE}.batch.size": 16, f"{TUNE}.batch.micro": 5},
-                "long": {f"{TUNE}.data.max_length": 3},
+                "long": {f"{TUNE}.data.max_length": 8},
+                "typo": {f"{TUNE}.rate": 1},
                 "gone": {f"{TUNE}.data.sources": "gone.jsonl"},
             }
         }
@@ -326,15 +327,16 @@ class TestSharing:
         with pytest.raises(SpecError) as refused:
             ablate(file, tmp_path / "out")
         told = [str(problem) for problem in refused.value.problems]
-        assert len(told) == 5
+        assert len(told) == 6
         for wanted in (
             "stages.tune.batch.micro: variant 'batch odd': a step of ",
             "stages.tune.data.max_length: variant 'batch long': ",
             f"stages.tune.data.sources.0.path: variant 'batch gone': {tmp_path / 'gone.jsonl'} does not exist",
             f"benchmarks.vqa: {tmp_path / 'nowhere.jsonl'} does not exist",
             "benchmarks.empty: ",
+            "stages.tune.rate: variant 'batch typo': there is no such field",
         ):
-            assert any(line.startswith(wanted) for line in told), told
+            assert any(wanted in line for line in told), told
         assert not (tmp_path / "out").exists()
 
     def test_N5_mistakes_of_all_variants_are_told_together(self, study: Callable[..., Path], tmp_path: Path) -> None:
