@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import griffe
@@ -69,13 +69,19 @@ def pages() -> dict[str, str]:
         if isinstance(item, griffe.Class) and not name.startswith("_") and name not in everything:
             placed["spec"].append((name, item))
     for page, (module, names) in VALUES.items():
-        placed[page] += [(name.rpartition(".")[2], _inside(module, name)) for name in names]
+        placed[page] += [(_label(name, everything), _inside(module, name)) for name in names]
     hooks = package("lensmith_registry")["hooks"].members.items()
     placed["registry"] += [(n, i) for n, i in hooks if n.startswith("lensmith_") and isinstance(i, griffe.Function)]
     found = {f"{page}.md": _page(page, items) for page, items in placed.items() if items}
     rows = [f"| [{TITLES[page][0]}]({page}.md) | {_names(page, items)} |" for page, items in placed.items() if items]
     head = ["# Interface reference", "", _WRITTEN, "", f"Shape letters: {LETTERS}", "", "| page | names |", "|---|---|"]
     return {"README.md": "\n".join([*head, *rows]) + "\n", **found}
+
+
+def _label(name: str, exported_names: Mapping[str, object]) -> str:
+    """Its own name; with its module's where another thing is exported under that name."""
+    short = name.rpartition(".")[2]
+    return name if short in exported_names else short
 
 
 def _inside(module: str, name: str) -> griffe.Object:

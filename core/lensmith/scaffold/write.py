@@ -48,7 +48,7 @@ def new_package(names: PackageNames, folder: Path) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
     except ArtifactError as error:
-        raise LensmithError(str(error)) from error
+        raise LensmithError(f"{error} (--output)") from error
     except OSError as error:
         raise LensmithError(
             f"{folder} cannot be written: {error.strerror or error}; choose another --output"

@@ -394,7 +394,8 @@ class TestResults:
 
     def test_N11_a_report_keeps_within_the_scale(self, study: Callable[..., Path], tmp_path: Path) -> None:
         prepared = prepare(study(benchmarks=[VQA], seeds=[1, 2], findings=[]), tmp_path / "out")
-        scored(prepared, {"reference": [85.0, 2.0]})
+        (variant,) = prepared.variants
+        scored(prepared, {variant.name: [85.0, 2.0]})
         report(prepared)
         text = (tmp_path / "out" / "report" / "report.md").read_text()
         assert "43.5 (0.0 to 100.0)" in text

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lensmith.conversion.held import Held
     from lensmith.conversion.probes import Probe
 
-_WEIGHTS = "connector.safetensors"
+_PARTS = ("connector", "image_splitter")
+"""Parts that are written whole; a splitter has weights where it learns a row end."""
 
 
 class ExamplePartExporter(Exporter):
@@ -28,13 +29,18 @@ class ExamplePartExporter(Exporter):
         for part in ("vision_encoder", "language_model"):
             if held.holds(part):
                 raise LensmithError(f"the {part} was trained, and the format holds the connector alone")
-        write_file(folder / _WEIGHTS, held.small("connector"))
+        for part in _PARTS:
+            if tensors := held.small(part):
+                write_file(folder / f"{part}.safetensors", tensors)
         write_json(folder / "config.json", {"format": "example_part", "model": held.spec.model_dump(mode="json")})
         return ["the vision encoder and the language model are named in config.json, not written"]
 
     def logits(self, held: Held, folder: Path, probes: Sequence[Probe]) -> list[Tensor]:
-        """Answers of what was written: the connector is that of the files, so that a mistake in them shows."""
+        """Answers of what was written: the parts are those of the files, so that a mistake in them shows."""
         model = held.model()
-        tensors = {name: stored.load().to(held.dtype) for name, stored in read(folder / _WEIGHTS).items()}
-        model.connector.load_state_dict(tensors, assign=True)
+        for part in _PARTS:
+            file = folder / f"{part}.safetensors"
+            if file.is_file():
+                tensors = {name: stored.load().to(held.dtype) for name, stored in read(file).items()}
+                getattr(model, part).load_state_dict(tensors, assign=True)
         return logits(model, [probe.sample for probe in probes])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ExamplePartSpec(ExporterSpec):
-    """A folder with `config.json`, which names the parts, and the connector's weights as `connector.safetensors`."""
+    """A folder with `config.json`, which names the parts, and connector and splitter as `PART.safetensors`."""
 
     def refusals(self, model: ModelSpec, tuner: TunerSpec | None, *, merge: bool | None) -> Sequence[Problem]:
         """Told from the specs alone, before a weight is read."""

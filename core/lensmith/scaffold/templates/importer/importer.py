@@ -11,7 +11,7 @@ from .spec import ExamplePartSpec
 if TYPE_CHECKING:
     from lensmith.conversion.foreign import Foreign
 
-_WEIGHTS = "connector.safetensors"
+_PARTS = ("connector", "image_splitter")
 
 
 class ExamplePartImporter(Importer):
@@ -29,8 +29,9 @@ class ExamplePartImporter(Importer):
         model = source.config.get("model")
         if not isinstance(model, dict):
             raise LensmithError(f"{source.name}/config.json: no `model`, which names the parts")
-        if not source.has(_WEIGHTS):
-            raise LensmithError(f"{source.name}: no {_WEIGHTS}")
+        if not source.has("connector.safetensors"):
+            raise LensmithError(f"{source.name}: no connector.safetensors")
         if self.spec.conversation is not None:
             model = {**model, "conversation": self.spec.conversation}
-        return Found(model, {"connector": PartFiles(source.read(_WEIGHTS))})
+        found = {part: source.read(f"{part}.safetensors") for part in _PARTS}
+        return Found(model, {part: PartFiles(tensors) for part, tensors in found.items() if tensors})

@@ -9,7 +9,7 @@ from lensmith import ImporterSpec
 
 
 class ExamplePartSpec(ImporterSpec):
-    """A folder with `config.json`, which names the parts, and the connector's weights as `connector.safetensors`."""
+    """A folder with `config.json`, which names the parts, and connector and splitter as `PART.safetensors`."""
 
     conversation: str | None = None
     """The conversation that the model was trained in, where the files do not say. Default none, for the language
@@ -23,9 +23,12 @@ class ExamplePartSpec(ImporterSpec):
         from lensmith.testing import tiny_model
 
         model = tiny_model(folder / "parts")
-        connector = lensmith.assemble(model).connector
-        tensors = {name: Stored.of(tensor.detach().clone()) for name, tensor in connector.state_dict().items()}
-        write_file(folder / "connector.safetensors", tensors)
+        built = lensmith.assemble(model)
+        for part in ("connector", "image_splitter"):
+            state = getattr(built, part).state_dict()
+            tensors = {name: Stored.of(tensor.detach().clone()) for name, tensor in state.items()}
+            if tensors:
+                write_file(folder / f"{part}.safetensors", tensors)
         config = {"format": "example_part", "model": model.model_dump(mode="json")}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return cls()
