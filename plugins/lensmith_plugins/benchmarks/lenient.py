@@ -28,13 +28,13 @@ def letter_of(reply: str, options: Mapping[str, str]) -> str:
         return bare.upper() if bare.upper() in options else ""
     for pattern in (_LEADING.match, _SAID.search):
         if (match := pattern(reply)) and match.group(1).upper() in options:
-            told, rest = match.group(1), reply[match.end() :].strip(_EDGES)
+            told, rest = str(match.group(1)), reply[match.end() :].strip(_EDGES)
             if told != "a" or pattern == _LEADING.match or not rest:  # not the article: "the answer is a dog"
                 return told.upper()
     texts = [letter for letter, text in options.items() if text and _same(text, bare)]
     if len(texts) == 1:
         return texts[0]
-    alone = {letter for letter in _ALONE.findall(reply) if letter in options}
+    alone = {str(letter) for letter in _ALONE.findall(reply) if letter in options}
     if len(alone) > 1:
         return ""
     if alone and not (alone == {"A"} and bare.startswith("A ")):  # an article
@@ -45,7 +45,7 @@ def letter_of(reply: str, options: Mapping[str, str]) -> str:
 
 def yes_or_no(reply: str) -> str:
     """`yes` or `no`, whichever a reply begins with or is the only one that it says; empty where it says neither."""
-    found = [word.lower() for word in _WORDS.findall(reply)]
+    found = [str(word).lower() for word in _WORDS.findall(reply)]
     if not found:
         return ""
     if found[0] in ("yes", "no") and found[1:2] not in (["or"], ["and"]):
