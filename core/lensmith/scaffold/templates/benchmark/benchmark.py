@@ -38,7 +38,8 @@ class ExamplePartBenchmark(Benchmark):
 
     def score(self, predictions: Predictions, data: Path, judge: Judge | None = None) -> Scores:
         """Percent; what is missing is wrong and told."""
-        rows, notes = _rows(data), []
+        rows = _rows(data)
+        notes: list[str] = []
         given = by_question(predictions.rows, [row["id"] for row in rows], notes)  # tells what is doubled or foreign
         if predictions.partial:  # a run with --limit: what was not asked does not count
             rows = [row for row in rows if row["id"] in given]
