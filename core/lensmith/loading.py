@@ -84,6 +84,11 @@ def model_spec(manifest: Manifest, overrides: Sequence[str] = ()) -> ModelSpec:
             raise ArtifactError(
                 f"{manifest.folder} is damaged: its manifest names {name}/ among weights, which it lacks"
             )
+    listed = {name.split("/")[0] for name in manifest.data["files"] if "/" in name and name.endswith(".safetensors")}
+    if unnamed := sorted(listed - {*manifest.data["weights"], *SMALL_PARTS}):
+        raise ArtifactError(
+            f"{manifest.folder} is damaged: its manifest lists files of {unnamed[0]}/ and not the weights"
+        )
     own = sorted(set(manifest.data["weights"]) - {*SMALL_PARTS, *LARGE_PARTS})
     if own and manifest.data["tuner"] is None:
         raise ArtifactError(
