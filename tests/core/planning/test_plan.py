@@ -106,13 +106,18 @@ OPT = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_attention_hea
 @pytest.mark.parametrize(
     ("name", "config", "targets", "told"),
     [
-        ("llama", LLAMA, ["q_proj", "lm_head"], r"'lm_head' is no linear layer .* There are: down_proj, gate_proj, "),
-        ("hf_causal", LLAMA, ["query"], r"There are: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj\."),
+        (
+            "llama",
+            {**LLAMA, "tie_word_embeddings": True},
+            ["q_proj", "lm_head"],
+            r"'lm_head' is no linear layer .* tied to the embeddings is none\. There are: down_proj, gate_proj, ",
+        ),
+        ("hf_causal", LLAMA, ["query"], r"There are: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, "),
         (
             "hf_causal",
             PHI,
             ["q_proj"],
-            r"Did you mean 'qkv_proj'\? There are: down_proj, gate_up_proj, o_proj, qkv_proj",
+            r"Did you mean 'qkv_proj'\? There are: down_proj, gate_up_proj, lm_head, o_proj, qkv_proj",
         ),
         ("hf_causal", OPT, ["o_proj"], r"Did you mean 'out_proj'\? There are: fc1, fc2, k_proj, out_proj, q_proj"),
     ],
