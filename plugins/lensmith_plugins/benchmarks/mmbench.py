@@ -282,7 +282,7 @@ def _rows(data: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _numbered(path: Path, records: Sequence[Mapping[Any, Any]]) -> dict[str, dict[str, Any]]:
     """Rows by file and line, their `index` as a whole number."""
     rows: dict[str, dict[str, Any]] = {}
-    seen = {}
+    seen: dict[int, str] = {}
     for number, record in enumerate(records, 2):
         place = f"{path}:{number}"
         try:

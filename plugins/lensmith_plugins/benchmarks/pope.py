@@ -216,7 +216,7 @@ class Pope(Benchmark):
             if category is None and not known and str(row.question_id).isdecimal():
                 place = (int(str(row.question_id)) - 1) // _ID_STEP
                 category = categories[place] if 0 <= place < len(categories) else None
-            if category not in categories:
+            if not isinstance(category, str) or category not in categories:
                 raise DataError(
                     f"{row.place}: question {row.question_id} is of no category of which there are labels"
                     f" ({', '.join(categories)}); LLaVA's question file beside the labels says which it is of"

@@ -16,6 +16,7 @@ class ExamplePartSpec(ExporterSpec):
 
     def refusals(self, model: ModelSpec, tuner: TunerSpec | None, *, merge: bool | None) -> Sequence[Problem]:
         """Told from the specs alone, before a weight is read."""
-        if tuner is not None and tuner.name != "frozen":
-            return [Problem("tuner", f"{tuner.name} trains more than the connector, which is all that is written")]
+        name = getattr(tuner, "name", "frozen")
+        if name != "frozen":
+            return [Problem("tuner", f"{name} trains more than connector and splitter, which are all that is written")]
         return []
