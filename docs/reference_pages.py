@@ -123,6 +123,8 @@ def _page(page: str, items: list[tuple[str, griffe.Object]]) -> str:
 
 def _item(name: str, item: griffe.Object) -> Iterator[str]:
     yield from (f"## {name}", "")
+    if item.path.startswith("lensmith_registry.") and name not in exported(PACKAGES[0]) and name[:9] != "lensmith_":
+        yield from ("From `lensmith_registry`.", "")
     if isinstance(item, griffe.Class):
         if item.bases:
             yield from (f"Of {', '.join(f'`{base}`' for base in item.bases)}.", "")

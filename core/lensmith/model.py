@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from lensmith.inference.scoring import Likelihood
     from lensmith.interfaces.tuner import Tuner
     from lensmith.spec.run import ModelSpec
+
+
+_INTERFACES: dict[str, type[nn.Module]] = {
+    "vision_encoder": VisionEncoder,
+    "image_splitter": ImageSplitter,
+    "connector": Connector,
+    "language_model": LanguageModel,
+}
 
 
 class MultimodalModel(nn.Module):
@@ -110,6 +118,19 @@ class MultimodalModel(nn.Module):
                 if before is not None and not torch.equal(before.to(now.dtype), now):
                     moved[f"{part}.{name}"] = now
         return moved
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As `nn.Module`; a part's place takes only what has the part's interface.
+
+        Raises:
+            TypeError: it has not, naming both.
+        """
+        if (interface := _INTERFACES.get(name)) is not None and not isinstance(value, interface):
+            raise TypeError(
+                f"model.{name} must be a lensmith.{interface.__name__}; a {type(value).__name__} has neither its sizes"
+                f" nor its methods. Derive a class from lensmith.{interface.__name__} that holds it"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, batch: Batch, *, dummy_picture: bool = False) -> Tensor:
         """Cross-entropy summed over the supervised positions of a batch (there are `batch.target_count`).

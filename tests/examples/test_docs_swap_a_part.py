@@ -46,6 +46,9 @@ def test_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(line.startswith("48 {") for line in lines)
     assert any("the identity connector cannot join a vision encoder of width 32" in line for line in lines)
     assert [line.split()[0] for line in lines[-3:]] == ["first", "wider", "linear"]
+    assert type(names["model"].connector).__name__ == "Halved"
+    with pytest.raises(TypeError, match=r"model\.connector must be a lensmith\.Connector; a Linear has neither"):
+        names["model"].connector = names["torch"].nn.Linear(32, 32)
     # Swapping says the same in both ways, and the second model is another one.
     assert names["same"].language_model.shape == names["other"].language_model.shape
     assert names["same"].language_model.shape.width == 48

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from lensmith.cli.specs import LockedOption, OverridesArgument, SpecArgument
 from lensmith.errors import Problem, SpecError
+from lensmith.io.chatter import VERBOSE
 
 
 def train(
@@ -27,8 +29,11 @@ def train(
     nproc: Annotated[int, typer.Option("--nproc", min=1, max=1024, help="Processes (GPUs) on this machine.")] = 1,
     hostfile: Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed hostfile, several machines.")] = None,
     locked: LockedOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what libraries say on their own account.")] = False,
 ) -> None:
     """Train the stages of a spec with DeepSpeed; each writes an artifact that `lensmith generate` takes."""
+    if verbose:
+        os.environ[VERBOSE] = "1"  # the ranks' too
     from lensmith.training import launch, loaded_for, output_folder
 
     if locked:

@@ -12,6 +12,7 @@ import lensmith
 from lensmith.errors import LensmithError
 from lensmith_registry import Kind, Registry
 
+_PREFIX = "lensmith"
 _NAME = re.compile(r"[a-z](?:[a-z0-9_.-]*[a-z0-9])?\Z")
 
 
@@ -30,12 +31,12 @@ class PackageNames:
     @property
     def distribution(self) -> str:
         """What pip installs, e.g. `lensmith-tiny-vit`."""
-        return "lensmith-" + "-".join(self._words)
+        return "-".join([_PREFIX, *self._words])
 
     @property
     def module(self) -> str:
         """What Python imports, e.g. `lensmith_tiny_vit`."""
-        return "lensmith_" + "_".join(self._words)
+        return "_".join([_PREFIX, *self._words])
 
     @property
     def stem(self) -> str:
@@ -55,7 +56,11 @@ class PackageNames:
 
     @property
     def _words(self) -> list[str]:
-        return [word for word in re.split(r"[-_.]+", self.part) if word]
+        words = [word for word in re.split(r"[-_.]+", self.part) if word]
+        # A name that has the prefix of our packages keeps it once.
+        while len(words) > 1 and words[0] == _PREFIX:
+            words = words[1:]
+        return words
 
 
 def package_names(part: str, kind: Kind, registry: Registry) -> PackageNames:

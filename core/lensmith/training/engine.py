@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lensmith.errors import TrainingError
+from lensmith.io import chatter
 from lensmith.io.json import JsonError, read_object
 from lensmith.spec.run import StageSpec
 from lensmith.tensors import not_finite, told_names
@@ -96,7 +97,8 @@ def _no_step_yet(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Before deepspeed is imported: the CPU where there is no GPU, and its log at warnings."""
+    """Before deepspeed is imported: the CPU where there is no GPU, and little of what it says."""
+    chatter.hush()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -116,7 +118,8 @@ class Engine:
         self, model: MultimodalModel, optimizer: torch.optim.Optimizer, stage: StageSpec, split: Split
     ) -> None:
         quiet()
-        import deepspeed
+        with chatter.off_stdout():
+            import deepspeed
 
         self.model = model
         self.split = split
@@ -124,7 +127,7 @@ class Engine:
         self._norm: float | None = None
         self._deepspeed = deepspeed
         self._last: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        with _no_step_yet(optimizer) if self.zero == 0 else nullcontext():
+        with chatter.off_stdout(), _no_step_yet(optimizer) if self.zero == 0 else nullcontext():
             self.engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=model,
                 optimizer=optimizer,

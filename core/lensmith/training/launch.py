@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lensmith.errors import TrainingError
+from lensmith.io import chatter
 from lensmith.spec.run import RunSpec
 
 WORKER = "LENSMITH_WORKER"
@@ -56,7 +57,7 @@ def launch(arguments: Sequence[str], *, nproc: int, hostfile: Path | None = None
     else:
         command += ["--hostfile", os.devnull, "--num_gpus", str(nproc)]
     port = str(_free_port())
-    command += ["--master_port", port, "--log_level", "warning"]
+    command += ["--master_port", port, "--log_level", "info" if chatter.verbose() else "error"]
     command += ["--no_local_rank", "--module", _MODULE, *arguments]
     import torch
 

@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
 from lensmith import Conversation
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.formats.chat_template import Words, template
 from lensmith_plugins.formats.hf_tokenizer_files import TokenizerFiles
 from lensmith_plugins.formats.template_check import differences, require_same
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
-from lensmith_plugins.language_models.quiet import quiet
 
 FILE = "chat_template.jinja"
 

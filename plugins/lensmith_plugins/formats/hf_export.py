@@ -20,6 +20,7 @@ from lensmith.conversion.probes import Probe
 from lensmith.conversion.stored import Stored, write_weights
 from lensmith.files import write_json
 from lensmith.parts import conversation, tokenizer
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.formats.base_weights import decoder, tower
 from lensmith_plugins.formats.chat_template import derive
 from lensmith_plugins.formats.export_specs import HfExportSpec
@@ -28,7 +29,6 @@ from lensmith_plugins.formats.hf_config import is_next, model_config, processor_
 from lensmith_plugins.formats.hf_tokenizer_files import TokenizerFiles, tokenizer_files
 from lensmith_plugins.formats.vocabulary_rows import grown
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
-from lensmith_plugins.language_models.quiet import quiet
 
 _LAYERS = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"}
 _GREY_LEVELS = 0.06

@@ -17,6 +17,7 @@ from lensmith.conversion.stored import Stored, read, read_all, weight_files, wri
 from lensmith.files import write_json
 from lensmith.io.json import read_object
 from lensmith.merging import logits
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.connectors.specs import IdentitySpec, LinearSpec
 from lensmith_plugins.formats.adapters import adapted_model, copy_adapters
 from lensmith_plugins.formats.base_weights import decoder, tower
@@ -25,7 +26,6 @@ from lensmith_plugins.formats.llava_config import DECODERS
 from lensmith_plugins.formats.llava_import import EXTRAS_FILE, NEWLINE, PROJECTOR, TOWER
 from lensmith_plugins.formats.slow_tokenizer import slow_tokenizer
 from lensmith_plugins.image_splitters.specs import AnyresSpec, PadSpec
-from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.vision_encoders.transformers_specs import ClipSpec
 
 if TYPE_CHECKING:

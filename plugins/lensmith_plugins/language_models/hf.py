@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lensmith import GenerationOptions, LanguageModel, LanguageShape, Loading, Memory, parameter_shapes
 from lensmith.parts import in_one_line
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.compat.transformers import cache_keyword, checkpoint_activations
 from lensmith_plugins.language_models.added_tokens import add_rows, grow, with_added_tokens
 from lensmith_plugins.language_models.answers import (
@@ -29,7 +30,6 @@ from lensmith_plugins.language_models.hf_loading import load_network, published_
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 from lensmith_plugins.language_models.memory import DecoderMemory, masks
 from lensmith_plugins.language_models.packing import AttentionPlan, one_segment_a_row
-from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.recomputing import recompute_frozen
 from lensmith_plugins.language_models.segments import NAME, in_one_row, keep_uncompiled
 from lensmith_plugins.language_models.shapes import language_shape

@@ -15,9 +15,9 @@ from transformers.initialization import no_init_weights
 from lensmith import Loading
 from lensmith.checkpoints import check_indexes, is_hub_id
 from lensmith.parts import in_one_line
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.language_models.cut import check_cut, cut
 from lensmith_plugins.language_models.gguf_header import is_gguf
-from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.specs import CausalSpec
 from lensmith_plugins.own_code import code_not_run
 

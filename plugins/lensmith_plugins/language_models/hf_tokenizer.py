@@ -21,9 +21,9 @@ from typing import Any, Literal
 import tokenizers
 
 from lensmith import ChatText, Pieces, Tokenizer
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.language_models.chat_template import render_chat
 from lensmith_plugins.language_models.gguf_header import is_gguf
-from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.tokenizer_files import TOKENIZER_FILES, find_file, open_tokenizer
 from lensmith_plugins.language_models.vocabulary import forget_code, write_added_tokens
 

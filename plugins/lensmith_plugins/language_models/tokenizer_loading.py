@@ -11,9 +11,9 @@ import tokenizers
 from sentencepiece import SentencePieceProcessor
 
 from lensmith.checkpoints import is_hub_id
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.language_models.gguf_header import is_gguf
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer, SpacePrefix
-from lensmith_plugins.language_models.quiet import quiet
 from lensmith_plugins.language_models.tokenizer_files import (
     find_file,
     open_sentencepiece,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from lensmith import Loading, Preprocessing, VisionShape
 from lensmith.checkpoints import check_indexes, is_hub_id
 from lensmith.parts import in_one_line
+from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.own_code import code_not_run
 from lensmith_plugins.vision_encoders.base import WrappedEncoder, some
 from lensmith_plugins.vision_encoders.preprocessing import PilPreprocessing
@@ -120,7 +118,7 @@ class TransformersEncoder(WrappedEncoder):
             )
         check_indexes(Path(checkpoint))
         try:
-            with _quiet(), code_not_run(checkpoint):
+            with quiet(progress=is_hub_id(checkpoint)), code_not_run(checkpoint):
                 network, report = model_class.from_pretrained(
                     checkpoint,
                     config=config,
@@ -143,14 +141,3 @@ class TransformersEncoder(WrappedEncoder):
         if misfits := sorted(f"{name} {tuple(f)} for {tuple(n)}" for name, f, n in report["mismatched_keys"]):
             raise ValueError(f"{checkpoint}: tensors do not fit the config: {some(misfits)}")
         return network
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report of unexpected tensors, which are expected here."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

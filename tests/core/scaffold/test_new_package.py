@@ -37,6 +37,12 @@ def kind(request: pytest.FixtureRequest) -> Kind:
         ("tiny-vit.2", "lensmith-tiny-vit-2", "lensmith_tiny_vit_2", "TinyVit2"),
         ("my_connector", "lensmith-my-connector", "lensmith_my_connector", "My"),
         ("connector", "lensmith-connector", "lensmith_connector", "MyConnector"),
+        # N22: the prefix once
+        ("lensmith-x", "lensmith-x", "lensmith_x", "X"),
+        ("lensmith_tiny_vit", "lensmith-tiny-vit", "lensmith_tiny_vit", "TinyVit"),
+        ("lensmith.lensmith-x", "lensmith-x", "lensmith_x", "X"),
+        ("lensmith", "lensmith-lensmith", "lensmith_lensmith", "Lensmith"),
+        ("lensmithy", "lensmith-lensmithy", "lensmith_lensmithy", "Lensmithy"),
     ],
 )
 def test_names_follow_from_the_parts(part: str, distribution: str, module: str, stem: str, registry: Registry) -> None:
