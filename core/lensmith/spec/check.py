@@ -138,7 +138,7 @@ def _stage(path: str, stage: StageSpec, dimensions: Dimensions | None) -> list[P
             problems.append(
                 Problem(f"{here}.images", f"{root} does not exist; it names the folder that `image` paths start from")
             )
-        elif told := missing_images(source.path, root):
+        elif told := missing_images(source.path, root, all_of_them=stage.data.bad_rows == "skip"):
             problems.append(Problem(f"{here}.images", told))
     config = stage.deepspeed.config
     if config is not None and not os.path.isfile(config):

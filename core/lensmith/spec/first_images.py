@@ -18,12 +18,13 @@ COUNT = 100
 _BYTES = 4 << 20
 
 
-def missing_images(rows: Path, root: Path) -> str:
+def missing_images(rows: Path, root: Path, *, all_of_them: bool = False) -> str:
     """What is wrong with the folder where the first images are not below it; empty where they are.
 
     Args:
         rows: the file.
         root: the folder that its paths start from.
+        all_of_them: tell it only where none is there (rows without theirs are left out).
     """
     try:
         with open_regular(rows) as file:
@@ -32,7 +33,7 @@ def missing_images(rows: Path, root: Path) -> str:
         return ""  # told elsewhere
     names = list(dict.fromkeys(name for row in _beginning(text) for name in _named(row)))[:COUNT]
     gone = [name for name in names if not _there(root, name)]
-    if not gone:
+    if not gone or (all_of_them and len(gone) < len(names)):
         return ""
     counted = f"none of the first {len(names)} pictures" if len(gone) == len(names) else f"{len(gone)} of them are not"
     if len(gone) == len(names):

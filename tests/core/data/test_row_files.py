@@ -20,7 +20,7 @@ from lensmith.cli.app import app
 from lensmith.data.grouping import grouped, told
 from lensmith.data.pictures import PictureError, resolve_inside
 from lensmith.data.sources import Mixture, RowFile
-from lensmith.errors import DataError
+from lensmith.errors import DataError, LensmithError
 from lensmith.spec.run import DataSpec
 
 TURNS = [{"from": "human", "value": "<image>\nWhat colour is it?"}, {"from": "gpt", "value": "red"}]
@@ -181,26 +181,36 @@ def prepared(spec: dict[str, Any], tmp_path: Path) -> Any:
 
 def run(*arguments: Any) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, (SystemExit, DataError))
-    said = result.output + (str(result.exception) if isinstance(result.exception, DataError) else "")
-    return (2 if isinstance(result.exception, DataError) else result.exit_code), said
+    assert result.exception is None or isinstance(result.exception, (SystemExit, LensmithError))
+    said = result.output + (str(result.exception) if isinstance(result.exception, LensmithError) else "")
+    return (2 if isinstance(result.exception, LensmithError) else result.exit_code), said
 
 
 def test_N13_a_wrong_image_root_is_found_by_check_dry_run_and_data_check(prepared: Any, tmp_path: Path) -> None:
     (tmp_path / "wrong").mkdir()
-    file = prepared([{**ROW, "id": n} for n in range(60)], images=str(tmp_path / "wrong"))
+    rows = [{**ROW, "id": n, "image": f"{n}.png"} for n in range(60)]
+    file = prepared(rows, images=str(tmp_path / "wrong"))
     code, said = run("data", "check", file)
     assert code == 2
     assert said.count("there is no such file") == 1
     assert "(and 59 more like it)" in said
     code, said = run("train", file, "--dry-run")
     assert code == 2
-    assert "60 of the first 60 pictures cannot be used" in said
+    assert "none of the first 60 pictures" in said
     code, said = run("check", file)
     assert code == 2
     assert "stages.only.data.sources.0.images" in said
     assert "none of the first 60 pictures" in said
     assert run("check", prepared([{**ROW, "id": n} for n in range(60)]))[0] == 0
+    (tmp_path / "wrong" / "7.png").write_bytes(b"not an image")
+    there = prepared([{**ROW, "image": "7.png"}], images=str(tmp_path / "wrong"))
+    assert run("check", there)[0] == 0  # which looks at names alone
+    code, said = run("train", there, "--dry-run")
+    assert code == 2
+    assert "1 of the first 1 pictures cannot be used" in said
+    some = prepared(rows[6:9], {"bad_rows": "skip"}, images=str(tmp_path / "wrong"))
+    assert run("check", some)[0] == 0
+    assert run("check", some, "stages.only.data.bad_rows=error")[0] == 2
 
 
 def test_D8_rows_that_cannot_fit_are_found_before_the_stage(prepared: Any) -> None:
@@ -274,7 +284,7 @@ def test_A13_files_that_change_are_noticed(prepared: Any, tmp_path: Path) -> Non
     time.sleep(0.05)
     watch = SourceWatch(Reader())  # type: ignore[arg-type]
     watch.after_step(1, 1)
-    watch.look(2)
+    watch.after_step(2, 1)
     assert watch.record() == {}
     time.sleep(0.05)
     Image.new("RGB", (30, 30)).save(folder / "a.png")
