@@ -86,7 +86,7 @@ def ask(model: Any, questions: Sequence[dict[str, Any]], work: Path | None, batc
     from lensmith import GenerationOptions
 
     asked = [(work / "images" / q["image"] if work is not None else None, q["question"]) for q in questions]
-    answers: list[str] = model.generate_batch(asked, GenerationOptions(max_new_tokens=48), batch)
+    answers: list[str] = model.generate_batch(asked, GenerationOptions(max_new_tokens=64), batch)
     return answers
 
 
