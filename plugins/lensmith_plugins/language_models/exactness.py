@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lensmith.tested import installed, libraries
+
 if TYPE_CHECKING:
     from lensmith_plugins.language_models.hf import HfCausalLanguageModel
 
@@ -32,7 +34,8 @@ TESTED = frozenset(
         "stablelm",
     }
 )
-"""Architectures that the tests compare with plain transformers in every respect; they are not looked at again."""
+"""Architectures that the tests compare with plain transformers in every respect; they are not looked at again, unless
+the installed transformers is none of those that were tested."""
 _LENGTH, _PADDING = 7, 3
 
 
@@ -49,7 +52,8 @@ def check_exact(model: HfCausalLanguageModel) -> None:
     """
     architecture = str(model.network.config.get_text_config().model_type)
     weight = model.network.get_input_embeddings().weight
-    if architecture in TESTED or weight.device.type == "meta":
+    known = architecture in TESTED and libraries()["transformers"].holds(installed("transformers") or "")
+    if known or weight.device.type == "meta":
         return
     training = model.network.training
     model.network.eval()
