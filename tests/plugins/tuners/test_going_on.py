@@ -37,7 +37,7 @@ def test_T10_settings_that_only_say_how_to_train_leave_the_adapter(
     assert "is folded into the weights" not in said(capsys)
     spec["stages"]["two"]["lr"] = 1e-12
     begun = lensmith.train(spec, output=tmp_path / "again", max_steps=1)[-1]
-    before = lensmith.load(lensmith.train(stages(one=LORA), output=tmp_path / "one", max_steps=1)[-1])
+    before = lensmith.load(lensmith.train(stages(one=LORA), output=tmp_path / "plain", max_steps=1)[-1])
     assert torch.allclose(logits(lensmith.load(begun)), logits(before), atol=1e-4)
 
 
