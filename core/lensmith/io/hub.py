@@ -45,7 +45,7 @@ def unreachable() -> str:
         return f"{_OFFLINE} is set"
     if _State.reachable:
         return ""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_SECONDS)

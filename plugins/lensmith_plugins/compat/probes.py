@@ -42,7 +42,8 @@ def _model() -> Iterator[tuple[HfCausalLanguageModel, Tensor]]:
 
 def _hidden(model: HfCausalLanguageModel, embeds: Tensor) -> Tensor:
     ones = torch.ones(1, embeds.shape[1], dtype=torch.long)
-    return model(embeds, torch.arange(embeds.shape[1])[None], ones)
+    hidden: Tensor = model(embeds, torch.arange(embeds.shape[1])[None], ones)
+    return hidden
 
 
 def _differs(one: Tensor, other: Tensor) -> bool:
