@@ -53,10 +53,10 @@ class Readiness:
         lines: list[str] = []
         if self.all_left_out:
             return "every row is longer than max_length and long_rows: skip leaves them all out; raise max_length"
-        if self.bad and (policy == "error" or len(self.bad) == len(self.texts)):
+        if self.bad and policy == "error":
             more = f" (and {len(self.bad) - len(self.first):,} more)" if len(self.bad) > len(self.first) else ""
-            cure = " (set data.bad_rows: skip to leave them out)" if policy == "error" else ""
-            lines.append(f"{len(self.bad)} of {len(self.texts)} rows cannot be used{cure}:")
+            cure = "set data.bad_rows: skip to leave them out"
+            lines.append(f"{len(self.bad)} of {len(self.texts)} rows cannot be used ({cure}):")
             lines += [f"  {line}" for line in told(self.first, shown)]
             lines[-1] += more
         if self.images and (policy == "error" or len(self.images) == self.looked):
