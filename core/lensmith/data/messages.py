@@ -69,7 +69,7 @@ def read_dialogue(raw: Mapping[str, Any], ignored: Collection[str]) -> Dialogue:
         raise DataError(_no_turns(raw, messages))
     said = Dialogue()
     for position, message in enumerate(messages):
-        _read(said, message, position, ignored)
+        _read(said, message, position, ignored, chat=key == "messages")
     return said
 
 
@@ -92,11 +92,11 @@ def _no_turns(raw: Mapping[str, Any], messages: Any) -> str:
     return f"{told}; here are {keys}" if keys else told
 
 
-def _read(said: Dialogue, message: Any, position: int, ignored: Collection[str]) -> None:
+def _read(said: Dialogue, message: Any, position: int, ignored: Collection[str], *, chat: bool) -> None:
     if not isinstance(message, Mapping):
         raise DataError(f'turn {position} is {_kind(message)}, not {{"from": \u2026, "value": \u2026}}')
     speaker = _either(message, _SPEAKER, position)
-    if speaker == "system":
+    if speaker == "system" and chat:
         if position:
             raise DataError(f"turn {position} is a system message; only the first one may be, or the row's `system`")
         said.system = _words(said, message, position)
@@ -105,7 +105,8 @@ def _read(said: Dialogue, message: Any, position: int, ignored: Collection[str])
         return
     if not isinstance(speaker, str) or speaker not in _ROLES:
         named = ", ".join(_ROLES)
-        raise DataError(f'turn {position} is from {_quoted(speaker)}; "from" is one of {named}, or system at first')
+        cure = "; write a system text as the row's `system`" if speaker == "system" else ""
+        raise DataError(f'turn {position} is from {_quoted(speaker)}; "from" is one of {named}{cure}')
     role = _ROLES[speaker]
     text = _words(said, message, position)
     if told := unused_in_turn(message, (*_SPEAKER, *_WORDS), ignored):

@@ -214,10 +214,9 @@ def test_other_places_are_named_where_counts_differ() -> None:
     "row",
     [
         {"system": "Be brief.", "conversations": TEXT},
-        {"conversations": [{"from": "system", "value": "Be brief."}, *TEXT]},
         {"messages": [{"role": "system", "content": "Be brief."}, *CHAT], "image": "a.png"},
-        {"system": "Be brief.", "conversations": [{"from": "system", "value": "Be brief."}, *TEXT]},
-        {"system": "", "conversations": [{"from": "system", "value": "Be brief."}, *TEXT]},
+        {"system": "Be brief.", "messages": [{"role": "system", "content": "Be brief."}, *CHAT], "image": "a.png"},
+        {"system": "", "messages": [{"role": "system", "content": "Be brief."}, *CHAT], "image": "a.png"},
     ],
 )
 def test_D10_a_system_text_is_kept(row: dict[str, Any]) -> None:
@@ -229,9 +228,11 @@ def test_D10_system_texts_that_are_none_or_two() -> None:
     assert parsed({"system": None, "conversations": TEXT}).system is None
     assert parsed({"system": "", "conversations": TEXT}).system == ""
     assert "`system` is a list" in refused({"system": ["x"], "conversations": TEXT})
-    two = {"system": "a", "conversations": [{"from": "system", "value": "b"}, *TEXT]}
+    two = {"system": "a", "messages": [{"role": "system", "content": "b"}, *CHAT], "image": "a.png"}
     assert "another system message" in refused(two)
-    assert "only the first" in refused({"conversations": [*TEXT, {"from": "system", "value": "b"}]})
+    assert "only the first" in refused({"messages": [*CHAT, {"role": "system", "content": "b"}]})
+    # As the original, whose files have no such turn.
+    assert "as the row's `system`" in refused({"conversations": [{"from": "system", "value": "b"}, *TEXT]})
 
 
 @pytest.mark.parametrize("key", ["loss", "train", "weight", "Loss", "loss_weight", "learn", "trainable"])

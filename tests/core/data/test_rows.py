@@ -156,11 +156,7 @@ class TestRoles:
         ({"conversations": ["hi"]}, 'turn 0 is text, not {"from": …, "value": …}'),
         (
             {"conversations": [{"from": "system", "value": "x"}]},
-            "has no message of the user",
-        ),
-        (
-            {"conversations": [{"from": "tool", "value": "x"}]},
-            "turn 0 is from 'tool'; \"from\" is one of human, user, gpt, assistant, or system at first",
+            "turn 0 is from 'system'; \"from\" is one of human, user, gpt, assistant",
         ),
         ({"conversations": [{"value": "x"}]}, "turn 0 is from None;"),
         ({"conversations": [*said("q"), {"from": "gpt", "value": None}]}, 'turn 1: "value" is missing, not text'),
