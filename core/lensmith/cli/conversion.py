@@ -88,6 +88,10 @@ def export(
         f"logits within {done.difference:.2e} of the largest at {done.positions} positions"
         f" (tolerance in {done.dtype}: {done.tolerance:.0e})"
     )
+    if done.pixels:
+        print(
+            f"pixels of its own processor within {done.pixels:.1f} grey levels of 255 (the logits are of equal pixels)"
+        )
     for note in done.notes:
         print(f"  {note}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ class Exported:
         positions: how many positions' logits were compared.
         dtype: type of the weights.
         notes: what the user should know.
+        pixels: largest difference of a pixel between what the written files' own processor makes and the artifact's, in
+            grey levels of 255; logits are compared on the artifact's pixels.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class Exported:
     positions: int
     dtype: str
     notes: tuple[str, ...]
+    pixels: float = 0.0
 
 
 def refusals(spec: RunSpec, to: str, options: Sequence[str] = ()) -> list[Problem]:
@@ -137,13 +141,15 @@ def export(
             f"{source} holds {own[0]}/, which only its tuner {manifest.data['tuner']['name']!r} can read, so {to}"
             " cannot hold it; add --merge to fold it into the weights first"
         )
-    if dry_run:
-        return None
-    if damage := verify(source, manifest.data["files"]):
-        raise ArtifactError(f"{source} is damaged: {'; '.join(damage)}")
     chosen = dtype or getattr(torch, str(manifest.data.get("precision", "float32")))
     if str(chosen).removeprefix("torch.") not in TOLERANCES:
         raise ArtifactError(f"weights cannot be exported in {chosen}; one of {', '.join(TOLERANCES)}")
+    if dry_run:
+        if os.path.lexists(target):
+            raise ArtifactError(f"{target} exists already; choose another folder, or delete it")
+        return None
+    if damage := verify(source, manifest.data["files"]):
+        raise ArtifactError(f"{source} is damaged: {'; '.join(damage)}")
     scratch = target.absolute().with_name(f".writing-for-{target.name}")
     with atomic_folder(target) as folder:  # holds the lock, so that the scratch folder is ours too
         shutil.rmtree(scratch, ignore_errors=True)
@@ -157,7 +163,7 @@ def export(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     name = str(chosen).removeprefix("torch.")
-    return Exported(target, difference, TOLERANCES[name], positions, name, tuple(notes))
+    return Exported(target, difference, TOLERANCES[name], positions, name, tuple(notes), made.pixels)
 
 
 def _checked(made: Exporter, held: Held, folder: Path, origin: str, seed: int) -> tuple[float, int]:
@@ -165,7 +171,7 @@ def _checked(made: Exporter, held: Held, folder: Path, origin: str, seed: int) -
     from lensmith.conversion.probes import compare, probes
     from lensmith.merging import logits
 
-    model = held.model()
+    model = made.as_written(held.model())
     asked = probes(model, seed)
     expected = logits(model, [probe.sample for probe in asked])
     del model

@@ -107,6 +107,13 @@ def choose(foreign: Foreign, format: str | None, options: Sequence[str]) -> tupl
             recognised = registry.get(Kind.IMPORTER, name).load().recognise(foreign)
         if recognised:
             fits.append((name, recognised))
+    if not fits and foreign.has("adapter_config.json"):
+        base = foreign.json("adapter_config.json").get("base_model_name_or_path") or "a base that it does not name"
+        raise LensmithError(
+            f"{foreign.name} holds PEFT's adapters alone, made on {base!s:.200}, and no connector; merge them into"
+            " their model with peft (merge_and_unload, save_pretrained) and import that, or give the LoRA folder with"
+            " non_lora_trainables.bin that LLaVA's training wrote"
+        )
     if not fits:
         held = foreign.files()
         told = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lensmith.errors import ArtifactError
+from lensmith.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +38,8 @@ class Probe:
 
 
 def probes(model: MultimodalModel, seed: int) -> list[Probe]:
-    """Random words about a broad picture of coloured noise, about a tall one, and without one."""
+    """Random words about a broad picture of coloured noise, about a tall one, of the sizes that tell the splitter's
+    rules from others, and without one."""
     from PIL import Image
 
     from lensmith.data.encode import encode
@@ -50,7 +51,10 @@ def probes(model: MultimodalModel, seed: int) -> list[Probe]:
     tokenizer = model.language_model.tokenizer
     vocabulary = model.language_model.shape.vocabulary
     found = []
-    for size in ((width + 9, height), (width, 2 * height + 5), None):
+    pipeline = model.pictures
+    telling = pipeline.splitter_spec.telling_sizes(pipeline.encoder, pipeline.connector)
+    sizes = [(width + 9, height), (width, 2 * height + 5), *((across, down) for down, across in telling)]
+    for size in (*sizes, None):
         pictures: tuple[Image.Image, ...] = ()
         if size is not None:
             noise = Image.frombytes("RGB", (7, 5), draw.randbytes(3 * 7 * 5))
@@ -59,7 +63,11 @@ def probes(model: MultimodalModel, seed: int) -> list[Probe]:
         text = " ".join(words.replace("<image>", "").replace("\ufffd", "").split()) or "?"
         turns = [user_turn(text, len(pictures))]
         prompt = encode(model.conversation.render(turns, reply=True), tokenizer).prompt
-        found.append(Probe(prompt, pictures, prepare(model, Question(pictures, text))))
+        try:
+            found.append(Probe(prompt, pictures, prepare(model, Question(pictures, text))))
+        except DataError:
+            if size not in sizes[2:]:  # of those, one may take more positions than the model has
+                raise
     return found
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lensmith.conversion.held import Held
     from lensmith.conversion.probes import Probe
     from lensmith.conversion.stored import Stored
+    from lensmith.model import MultimodalModel
     from lensmith.spec.run import ModelSpec
 
 
@@ -126,8 +127,20 @@ class Exporter(abc.ABC):
     The order of calls: `write`, then `logits` for every probe; the files appear only where these agree.
     """
 
+    pixels: float = 0.0
+    """Largest difference of a pixel that `logits` found between the files' own processor and the artifact, in grey
+    levels."""
+
     def __init__(self, spec: Any) -> None:
         self.spec = spec
+
+    def as_written(self, model: MultimodalModel) -> MultimodalModel:
+        """The artifact's model, changed to what the format does otherwise and `write` has named; by default as it is.
+
+        Args:
+            model: loaded for the comparison alone.
+        """
+        return model
 
     @abc.abstractmethod
     def write(self, held: Held, folder: Path) -> Sequence[str]:

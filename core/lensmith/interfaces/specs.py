@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,13 @@ class ImageSplitterSpec(PartSpec, abc.ABC):
             IncompatibleParts: as `layout`.
         """
         return self.layout(encoder.image_size, encoder, connector)
+
+    def telling_sizes(self, encoder: VisionShape, connector: ConnectorShape) -> Sequence[Size]:
+        """Image sizes (height, width) that tell this splitter's rules from others that agree nearly everywhere.
+
+        An export asks them, so that a difference is found. By default none.
+        """
+        return ()
 
     def parameters(self, width: int) -> Parameters:
         """Learned tensors of the splitter (row-end vectors and the like) for language-model width D."""

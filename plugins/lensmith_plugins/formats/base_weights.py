@@ -31,7 +31,9 @@ def decoder(held: Held) -> tuple[dict[str, Stored], dict[str, Any]]:
     tensors = {n: t.to(held.dtype) for n, t in _read(folder).items() if not NEEDLESS.search(n)}
     if foreign := sorted(name for name in tensors if not name.startswith("model.") and name != "lm_head.weight"):
         raise LensmithError(f"{folder}: a decoder with {', '.join(foreign[:4])} has no place in this format")
-    tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])  # tied
+    table = tensors["model.embed_tokens.weight"]
+    # Tied: a head of its own is written, and files of tensors hold no two names of one memory.
+    tensors.setdefault("lm_head.weight", Stored(table.shape, table.dtype, lambda: table.load().clone(), table.origin))
     config.pop(ADDED, None)
     return tensors, {**config, "tie_word_embeddings": False}
 

@@ -19,7 +19,9 @@ from lensmith.conversion.held import Held
 from lensmith.conversion.probes import Probe
 from lensmith.conversion.stored import Stored, write_weights
 from lensmith.files import write_json
+from lensmith.model import MultimodalModel
 from lensmith.parts import conversation, tokenizer
+from lensmith.spec.run import ModelSpec
 from lensmith_plugins.compat.quiet import quiet
 from lensmith_plugins.formats.base_weights import decoder, tower
 from lensmith_plugins.formats.chat_template import derive
@@ -28,6 +30,7 @@ from lensmith_plugins.formats.hf_chat_template import write_template
 from lensmith_plugins.formats.hf_config import is_next, model_config, processor_configs
 from lensmith_plugins.formats.hf_tokenizer_files import TokenizerFiles, tokenizer_files
 from lensmith_plugins.formats.vocabulary_rows import grown
+from lensmith_plugins.image_splitters.specs import AnyresSpec
 from lensmith_plugins.language_models.hf_tokenizer import HfTokenizer
 
 _LAYERS = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"}
@@ -52,6 +55,8 @@ class HfExporter(Exporter):
         vision, blocks = tower(held)
         rows = weights["model.embed_tokens.weight"].shape[0]
         notes = []
+        if notes_of := _rounds_otherwise(model):
+            notes.append(notes_of)
         if files.length > rows:
             step = self.spec.vocabulary_multiple
             grow = -(-files.length // step) * step
@@ -87,6 +92,13 @@ class HfExporter(Exporter):
             return [f"no chat template: the conversation {name!r} is not one of fixed words around turns"]
         write_template(folder, words, spoken, own, self.spec.image_token, files)
         return []
+
+    def as_written(self, model: MultimodalModel) -> MultimodalModel:
+        """See `Exporter.as_written`: transformers rounds before it unpads."""
+        splitter = model.pictures.splitter_spec
+        if isinstance(splitter, AnyresSpec):
+            model.pictures.splitter_spec = splitter.model_copy(update={"rounding": "transformers"})
+        return model
 
     def logits(self, held: Held, folder: Path, probes: Sequence[Probe]) -> list[Tensor]:
         """Through plain transformers: processor and model of the folder. See `Exporter.logits`."""
@@ -126,7 +138,22 @@ class HfExporter(Exporter):
                     f"its processor makes pixels {tuple(pixels.shape)}, the artifact's encoder and splitter"
                     f" {tuple(wanted.shape)}, or others of that shape"
                 )
+            levels = (pixels - wanted).abs().max() * 255 * float(max(processor.image_processor.image_std))
+            self.pixels = max(self.pixels, float(levels))
+            # Logits are about the weights: both sides see the artifact's pixels.
+            made["pixel_values"] = wanted.reshape(made["pixel_values"].shape).to(made["pixel_values"].dtype)
         return dict(made)
+
+
+def _rounds_otherwise(model: ModelSpec) -> str:
+    """Of a splitter whose rule transformers does not have."""
+    splitter = model.image_splitter
+    if not isinstance(splitter, AnyresSpec) or splitter.rounding == "transformers":
+        return ""
+    return (
+        "transformers and vLLM round before they cut off padding: pictures of a few sizes (at 336 px, 88 wide and 99"
+        " high is one) take another number of positions there; train with image_splitter.rounding=transformers for none"
+    )
 
 
 def _final_norm(vision: Mapping[str, Stored], dtype: torch.dtype) -> dict[str, Stored]:

@@ -115,7 +115,7 @@ class HfImporter(Importer):
     def _splitter(self, whole: Any, settings: Mapping[str, Any], source: Foreign) -> dict[str, Any]:
         if whole.model_type == "llava_next":
             grids = [[width, height] for height, width in whole.image_grid_pinpoints]
-            return {"name": "anyres", "grids": grids, "merge": "spatial_unpad"}
+            return {"name": "anyres", "grids": grids, "merge": "spatial_unpad", "rounding": "transformers"}
         return {"name": "pad" if settings.get("do_pad") else "square"}
 
 

@@ -39,7 +39,7 @@ def content_box(image_size: Size, canvas: Size) -> Box:
     return top, left, top + rows, left + columns
 
 
-def unpadded(image_size: Size, grid: Size) -> Box:
+def unpadded(image_size: Size, grid: Size, digits: int | None = None) -> Box:
     """The tokens of a stitched map that LLaVA-1.6 keeps, from the picture's aspect ratio alone.
 
     The kept rows (or columns) are rounded down and as many dropped on both sides, so that an odd rest stays and a
@@ -48,13 +48,20 @@ def unpadded(image_size: Size, grid: Size) -> Box:
     Args:
         image_size: (height, width) of the original picture.
         grid: (rows, columns) of the stitched map.
+        digits: behind the point, to which the kept rows or columns are rounded before they are cut down, as
+            transformers does; by default they are cut as they come out, as the original does, which takes
+            99 * (24 / 88) = 26.999999999999996 for 26.
     """
     height, width = image_size
     rows, columns = grid
+
+    def kept(length: float) -> int:
+        return int(length if digits is None else round(length, digits))
+
     if width / height > columns / rows:
-        dropped = (rows - int(height * (columns / width))) // 2
+        dropped = (rows - kept(height * (columns / width))) // 2
         return dropped, 0, rows - dropped, columns
-    dropped = (columns - int(width * (rows / height))) // 2
+    dropped = (columns - kept(width * (rows / height))) // 2
     return 0, dropped, rows, columns - dropped
 
 

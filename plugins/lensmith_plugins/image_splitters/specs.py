@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -25,6 +26,8 @@ from lensmith_plugins.image_splitters.canvas import best_canvas, content_box, sh
 Channel = Annotated[int, Field(ge=0, le=255)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 
+_DIGITS = {"original": None, "transformers": 7}
+_LARGEST_TELLING = 640
 SHAPES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 """(columns, rows) of views on the canvases of LLaVA-1.6's checkpoints, in their order."""
 
@@ -105,6 +108,12 @@ class AnyresSpec(TiledSpec):
     `spatial`: the tiles stitched to one map, row by row. `spatial_unpad`: also the padding is cut off the map and a
     learned vector ends each of its rows. Default spatial_unpad."""
 
+    rounding: Literal["original", "transformers"] = "original"
+    """Of `spatial_unpad`: how many rows or columns of the map show the picture where that comes out a rounding below a
+    whole number. `original`: cut down as it comes out, as LLaVA-1.6's code does; `transformers`: rounded to 7 digits
+    first, as transformers and vLLM do. A picture 88 wide and 99 high takes 1,226 or 1,276 positions at 336 px. Default
+    original."""
+
     @property
     def row_ends(self) -> bool:
         """With `spatial_unpad`."""
@@ -130,6 +139,21 @@ class AnyresSpec(TiledSpec):
             return self.layout(encoder.image_size, encoder, connector)
         return super().largest(encoder, connector)
 
+    def telling_sizes(self, encoder: VisionShape, connector: ConnectorShape) -> list[Size]:
+        """See `ImageSplitterSpec.telling_sizes`: one that the two ways of `rounding` lay out otherwise."""
+        if not self.row_ends or self.grids == []:
+            return []
+        other = self.model_copy(update={"rounding": "original" if self.rounding != "original" else "transformers"})
+        maps = {layout.kept[2:] for layout in self._whole_maps(encoder, connector) if layout.kept}
+        for size in _near_whole_numbers(maps):
+            if self.layout(size, encoder, connector).tokens != other.layout(size, encoder, connector).tokens:
+                return [size]
+        return []
+
+    def _whole_maps(self, encoder: VisionShape, connector: ConnectorShape) -> list[TileLayout]:
+        canvases = self.canvases(encoder.image_size)
+        return [self._filled(self.on(canvas, canvas, encoder, connector)) for canvas in canvases]
+
     def on(self, canvas: Size, image_size: Size, encoder: VisionShape, connector: ConnectorShape) -> TileLayout:
         """See `TiledSpec.on`. A canvas that is no whole number of views has ragged tiles, filled up with black.
 
@@ -148,7 +172,7 @@ class AnyresSpec(TiledSpec):
             )
         grid = kept_grid(f"merge {self.merge}", encoder, connector)
         stitched = (tiles[0] * grid[0], tiles[1] * grid[1])
-        kept = unpadded(image_size, stitched) if self.row_ends else (0, 0, *stitched)
+        kept = unpadded(image_size, stitched, _DIGITS[self.rounding]) if self.row_ends else (0, 0, *stitched)
         tokens = connector.tokens + positions(kept, row_ends=self.row_ends)
         return TileLayout(views, tokens, image_size, canvas, tiles, view, grid, kept)
 
@@ -195,6 +219,19 @@ class HdSpec(TiledSpec):
         whole = int(self.global_view != "none")
         tokens = whole * connector.tokens + positions(kept, row_ends=True)
         return TileLayout(whole + math.prod(tiles), tokens, image_size, canvas, tiles, view, grid, kept)
+
+
+def _near_whole_numbers(maps: Collection[Size]) -> Iterator[Size]:
+    """Sizes (height, width) of which a map's rows or columns come out a rounding below a whole number, small first."""
+    for longest in range(16, _LARGEST_TELLING):
+        for shorter in range(longest // 8 + 1, longest):
+            for height, width in ((longest, shorter), (shorter, longest)):
+                for rows, columns in maps:
+                    over, kept = (height * columns) % width, height * (columns / width)
+                    if width * rows <= height * columns:  # the other way round: its columns are cut
+                        over, kept = (width * rows) % height, width * (rows / height)
+                    if over == 0 and kept != round(kept):
+                        yield height, width
 
 
 def positions(kept: Box, *, row_ends: bool) -> int:

@@ -169,6 +169,8 @@ def test_tiles_become_llava_next(original: Any, shared: Path, tmp_path: Path) ->
     LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "hf")
     again = lensmith.import_checkpoint(tmp_path / "hf", tmp_path / "again").folder
     splitters = [json.loads((a / "manifest.json").read_text())["model"]["image_splitter"] for a in (artifact, again)]
+    # Each import takes the rule of its source.
+    assert [splitter.pop("rounding") for splitter in splitters] == ["original", "transformers"]
     assert splitters[0] == splitters[1]
     assert splitters[0]["grids"] == GRIDS
     names = {n for n, t in weights_of(artifact).items() if "embed_tokens" not in n and "lm_head" not in n}
