@@ -29,7 +29,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "neglectful": ("gradients", "The groups hold exactly what trains", "left out connector."),
     "restless": ("frozen", "weights and buffers stay", "forward changed seen"),
     "forgetting": ("save", "gives the very output", "Outputs differ by up to"),
-    "lost": ("save", "gives the loss that it gave before", "It was"),
+    "lost": ("save", "the loss that it gave before", "after loading"),
     "fickle": ("handed-on", "`load` and `merge` put it into the weights", "in the artifact of a later stage"),
     "normed": ("batch", "each output of a batch is what its input gives alone; else losses", "Batch norms: norm;"),
     "sociable": ("batch", "what its input gives alone", "in a batch"),
