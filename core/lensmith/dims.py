@@ -42,14 +42,16 @@ class Dimensions:
         with self._named():
             splitter = self.spec.image_splitter
             call = partial(splitter.layout, (height, width), self.encoder, self.connector)
-            return _required(Kind.IMAGE_SPLITTER, splitter, "layout()", TileLayout, call)
+            found: TileLayout = _required(Kind.IMAGE_SPLITTER, splitter, "layout()", TileLayout, call)
+            return found
 
     def largest(self) -> TileLayout:
         """The layout of a picture that takes as many positions as any can. Raises as `layout`."""
         with self._named():
             splitter = self.spec.image_splitter
             call = partial(splitter.largest, self.encoder, self.connector)
-            return _required(Kind.IMAGE_SPLITTER, splitter, "largest()", TileLayout, call)
+            found: TileLayout = _required(Kind.IMAGE_SPLITTER, splitter, "largest()", TileLayout, call)
+            return found
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -82,13 +84,13 @@ def join(model: ModelSpec, *, encoder: VisionShape | None = None, language: Lang
         ValueError, OSError: a config that cannot work or be read.
         IncompatibleParts: two parts that do not fit.
     """
-    encoder = encoder or shape_of(Kind.VISION_ENCODER, model.vision_encoder)
-    language = language or shape_of(Kind.LANGUAGE_MODEL, model.language_model)
-    assert isinstance(encoder, VisionShape)
-    assert isinstance(language, LanguageShape)
-    call = partial(model.connector.shape, encoder, language.width)
+    seen = encoder or shape_of(Kind.VISION_ENCODER, model.vision_encoder)
+    read = language or shape_of(Kind.LANGUAGE_MODEL, model.language_model)
+    assert isinstance(seen, VisionShape)
+    assert isinstance(read, LanguageShape)
+    call = partial(model.connector.shape, seen, read.width)
     connector = _required(Kind.CONNECTOR, model.connector, "shape()", ConnectorShape, call)
-    return Dimensions(model, encoder, connector, language)
+    return Dimensions(model, seen, connector, read)
 
 
 def shape_of(

@@ -45,7 +45,7 @@ def _no_exit() -> Iterator[None]:
             before(status)
         raise EndedProcess(f"called os._exit({status})")
 
-    os._exit = refuse  # type: ignore[assignment]
+    os._exit = refuse
     try:
         yield
     finally:

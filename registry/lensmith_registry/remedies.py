@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 from lensmith_registry.errors import RegistryError
 from lensmith_registry.switches import DISABLE
@@ -27,7 +28,7 @@ def remedy(error: BaseException, plugin: str, distribution: str) -> str:
     )
 
 
-def failure_report(error: BaseException, plugin: str, distribution: str) -> dict[str, str]:
+def failure_report(error: BaseException, plugin: str, distribution: str) -> dict[str, Any]:
     """What `Plugin` says of one that failed: `error`, `details` (the traceback) and `remedy`."""
     message = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))

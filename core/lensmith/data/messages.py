@@ -80,9 +80,9 @@ def _no_turns(raw: Mapping[str, Any], messages: Any) -> str:
     if isinstance(messages, Mapping):
         return f"{told}; here it is an object: put it into a list"
     lists = [key for key, value in raw.items() if isinstance(value, list) and value and isinstance(value[0], Mapping)]
-    for keys in _ALONE:
-        if all(isinstance(raw.get(key), str) for key in keys):
-            return f"{told}; write what it has as {' and '.join(f'`{key}`' for key in keys)} so"
+    for alone in _ALONE:
+        if all(isinstance(raw.get(key), str) for key in alone):
+            return f"{told}; write what it has as {' and '.join(f'`{key}`' for key in alone)} so"
     if lists and not is_empty(raw.get(lists[0])):
         key = lists[0]
         return (

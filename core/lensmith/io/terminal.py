@@ -66,7 +66,7 @@ class _Guarded:
             try:
                 self.unguarded.write(shown)
             except UnicodeEncodeError:
-                encoding = self.unguarded.encoding or "ascii"
+                encoding = getattr(self.unguarded, "encoding", None) or "ascii"
                 plain = shown.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
                 self.unguarded.write(plain)
         return len(text)

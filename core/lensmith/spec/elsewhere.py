@@ -139,7 +139,7 @@ _TABLE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 @cache
 def table() -> dict[str, Elsewhere]:
     """All settings by the name that others give them."""
-    found = {}
+    found: dict[str, Elsewhere] = {}
     for names, where, note, tools in _TABLE:
         found |= dict.fromkeys(names.split(), Elsewhere(where, note, tools))
     return found

@@ -87,8 +87,8 @@ class _Loader(yaml.SafeLoader):
         self._composed += 1
         if self._composed > MAX_NODES:
             text = f"holds more than {MAX_NODES} keys and values"
-            raise yaml.composer.ComposerError(problem=text, problem_mark=self.get_mark())  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call,no-any-return]
+            raise yaml.composer.ComposerError(problem=text, problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
 
 
 _CORE_SCHEMA = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lensmith import LensmithError
@@ -215,7 +216,7 @@ def _engine(taken: _Taken, precision: str) -> dict[str, Any]:
     config: Mapping[str, Any] = {}
     if os.path.isfile(str(name)):  # noqa: PTH113 - a name may be anything
         try:
-            config = read_object(str(name))
+            config = read_object(Path(str(name)))
         except JsonError as error:
             taken.notes.append(f"deepspeed {name} is not read: {error}")
     zero = config.get("zero_optimization")
