@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from lensmith import Conversation, ConversationError, LensmithError
@@ -81,6 +82,7 @@ def differences(
     tokenizer: Tokenizer,
     image_id: int,
     forms: Sequence[str] = tuple(FORMS),
+    positions: int = 1,
 ) -> Iterator[str]:
     """Forms of messages of which another program makes other ids than the server, each told.
 
@@ -89,13 +91,14 @@ def differences(
     Args:
         apply: ids of open messages by that program; raises where it refuses them.
         conversation, tokenizer: the artifact's.
-        image_id: stands for a picture, once or more in a row.
+        image_id: stands for an image.
         forms: which of `FORMS`.
+        positions: how often in a row it stands for each image; a processor makes room for all features.
     """
     for form in forms:
         expected = served_ids(FORMS[form], conversation, tokenizer)
         try:
-            found = _pictures(apply(FORMS[form]), image_id)
+            found = _images(apply(FORMS[form]), image_id, positions)
         except Exception as error:  # a template's own exception, wrapped by whoever renders it
             if expected is not None and form in NEEDED:
                 yield f"{form}: refused ({' '.join(str(error).split())[:200]})"
@@ -120,14 +123,18 @@ def require_same(found: Sequence[str], by: str) -> None:
         raise LensmithError(f"its chat template, {by}, makes other ids than `lensmith serve`: {'; '.join(found[:3])}")
 
 
-def _pictures(ids: Sequence[int], image_id: int) -> list[int]:
-    """Ids with a picture as one `IMAGE_ID`, however many positions it takes."""
+def _images(ids: Sequence[int], image_id: int, positions: int) -> list[int]:
+    """Ids with each `positions` image ids in a row as one `IMAGE_ID`; what is left of a run stays.
+
+    Runs are not taken for one image: nothing may stand between two, as where a tokenizer drops the line break there.
+    """
     made: list[int] = []
-    for index in ids:
-        if index != image_id:
-            made.append(index)
-        elif not made or made[-1] != IMAGE_ID:
-            made.append(IMAGE_ID)
+    for index, run in groupby(ids):
+        count = sum(1 for _ in run)
+        if index == image_id:
+            whole, count = divmod(count, positions)
+            made += [IMAGE_ID] * whole
+        made += [index] * count
     return made
 
 
