@@ -27,6 +27,8 @@ from lensmith.parts import conversation, tokenizer
 TOWER = "model.vision_tower.vision_tower."
 PROJECTOR = "model.mm_projector."
 RELATIVE = 1e-4
+STILL = 1e-30
+"""A learning rate that no weight in fp32 is moved by; a stage has none of zero, not even in its only step."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,14 @@ def spec_of(run: Run, parts: Path, shared: Path, start: Path) -> dict[str, Any]:
 
 
 def with_adapter(run: Run, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Start from an artifact that wears the adapters the run began with: trained for one step at rate zero."""
-    one = {**spec["stages"]["run"], "max_steps": 1, "schedule": {"warmup_ratio": 0.5}}
+    """Start from an artifact that wears the adapters the run began with: trained for one step that moves nothing."""
+    stage = spec["stages"]["run"]
+    one = {**stage, "max_steps": 1, "lr": STILL, "tuner": {**stage["tuner"], "connector_lr": STILL}}
     artifact = lensmith.train({**spec, "stages": {"run": one}}, output=folder / "begin")[-1]
+    connector = lensmith.load(artifact).connector.state_dict()
+    for name, start in run.side("init").items():
+        if name.startswith(PROJECTOR):
+            assert torch.equal(connector[name.removeprefix(PROJECTOR)], start)
     file = artifact / "adapter" / "adapter_model.safetensors"
     initial = {
         f"base_model.model.{n.replace('.default.', '.')}": t for n, t in run.side("init").items() if "lora_" in n

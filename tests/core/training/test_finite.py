@@ -164,7 +164,7 @@ def test_T5_two_ranks_stop_together(
     stage = {"tuner": "frozen", "lr": 1e30, "schedule": SUDDEN, "checkpoints": {"every": 1}, "max_steps": 3}
     file = write_spec(lab.stages(spec, align={**stage, "deepspeed": {"zero": 2}}))
     process = lab.command("train", file, "--nproc", "2", "--output", tmp_path / "run")
-    code, out, err = lab.finish(process)
+    code, out, err = lab.finish(process, timeout=400)
     assert code == 2, (out, err)
     assert "not all is finite in" in err
     assert "Traceback" not in err
