@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from pydantic import TypeAdapter
 
 from lensmith import Component, Kind, SpecError, discover, load_spec
 from lensmith.catalog import example, page
 from lensmith.spec.build import part_class
+from lensmith.spec.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "parts"
@@ -28,7 +29,8 @@ def test_the_page_is_up_to_date(kind: Kind) -> None:
 
 @pytest.mark.parametrize("component", OURS, ids=str)
 def test_the_example_is_a_valid_spec_of_the_part(component: Component) -> None:
-    data = yaml.safe_load(example(component))[component.kind.value]
+    document: Any = parse_yaml(example(component), source="example", base=Path()).data
+    data = document[component.kind.value]
     assert data["name"] == component.name
     spec = TypeAdapter(part_class(component.kind, component.name, REGISTRY)).validate_python(data)
     assert TypeAdapter(type(spec)).validate_python(spec.model_dump()) == spec
