@@ -174,7 +174,7 @@ def test_widths_that_cannot_fit(
 
 def test_a_checkpoint_that_is_not_there(refused: Refused, spec_file: Path, tmp_path: Path) -> None:
     said = refused("check", spec_file, f"model.language_model.checkpoint={tmp_path}/no")
-    assert f"model.language_model: {tmp_path}/no does not exist; give a local folder that holds config.json" in said
+    assert f"model.language_model: {tmp_path}/no does not exist; give a local folder, a .gguf file or a hub id" in said
 
 
 def test_rows_that_cannot_be_used(refused: Refused, spec_file: Path, rows_file: Callable[..., Path]) -> None:

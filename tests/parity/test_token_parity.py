@@ -300,6 +300,7 @@ def test_pictures_where_a_row_seldom_has_them() -> None:
     # In front of its turn, as everywhere; the space before it is the answer's.
     assert answer.ids[start:end] == [29871, -200, 29871, 13, 10605, 29901, 2]
     assert answer.prompt.endswith("ASSISTANT: <image>\nHere:</s>")
-    text = encoded("What does <image> mean?", "A picture.")
+    turns = [{"from": "human", "value": "What does <image> mean?"}, {"from": "gpt", "value": "A picture."}]
+    text = encode_row(parse_row({"conversations": turns}, number=0, missing_images="text"), v1, tokenizer)
     assert -200 not in text.ids
     assert "<image>" in tokenizer.decode(text.ids)

@@ -399,5 +399,7 @@ class TestPluginsThatAreNotInstalled:
                 data["plugins"][kind]["name"] = f"my_{kind}"
 
         edit(artifact, rename)
-        with pytest.raises(ArtifactError, match=r"connector 'my_connector' is not installed.*tuner 'my_tuner' is not"):
+        with pytest.raises(
+            ArtifactError, match=r"connector 'my_connector' of .* is not in .*tuner 'my_tuner' of .* is not in"
+        ):
             lensmith.load(artifact)

@@ -28,7 +28,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, opening a picture or reading its header fails."""
 
     def close() -> None:
-        monkeypatch.setattr("lensmith.data.sample.open_picture", no_picture)
+        monkeypatch.setattr("lensmith.data.sample.open_image", no_picture)
         monkeypatch.setattr("lensmith.features.filling.picture_size", no_picture)
 
     return close

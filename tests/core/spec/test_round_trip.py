@@ -62,6 +62,7 @@ def test_a_dump_is_plain_and_whole(base: Path) -> None:
     }
     assert data["stages"]["align"]["data"]["sources"] == [
         {"path": str(base.parent / "rows.jsonl"), "images": None, "weight": 1.0, "fraction": 1.0, "seed": 0}
+        | {"missing_images": "error", "ignore": []}
     ]
     assert list(data["stages"]) == ["align", "tune"]
 

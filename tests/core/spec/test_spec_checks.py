@@ -92,7 +92,7 @@ def test_rows_that_may_not_be_read(checked: Checked, tmp_path: Path) -> None:
         (
             "language_model",
             "/no/such/folder",
-            "/no/such/folder does not exist; give a local folder that holds config.json",
+            "/no/such/folder does not exist; give a local folder, a .gguf file or a hub id",
         ),
         ("vision_encoder", "language", "its config is of a 'llama' model"),
         ("language_model", "encoder", "clip_vision_model"),

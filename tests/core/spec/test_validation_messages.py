@@ -39,6 +39,9 @@ modle: 3
 """
 
 
+SOURCE = "path, images, weight, fraction, seed, missing_images, ignore"
+
+
 def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Write) -> None:
     file = write("run.yaml", MANY)
     found = {problem.path: (problem.place, problem.message) for problem in problems(file)}
@@ -75,11 +78,11 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         "stages.Tune.tuner.rank": (line(16), "should be greater than or equal to 1; it is 0 (Rank of the update)"),
         "stages.Tune.data.sources.0.weigth": (
             line(19),
-            "there is no such field. Did you mean 'weight'? Fields here: path, images, weight, fraction, seed.",
+            f"there is no such field. Did you mean 'weight'? Fields here: {SOURCE}.",
         ),
         "stages.Tune.data.sources.1.path": (
             line(20),
-            "is required. Fields here: path, images, weight, fraction, seed.",
+            f"is required. Fields here: {SOURCE}.",
         ),
         "stages.Tune.data.sources.1.weight": (line(20), "should be greater than 0; it is 0"),
         "stages.Tune.data.long_rows": (line(21), "should be 'truncate', 'skip' or 'error'; it is 'cut'"),
@@ -115,7 +118,7 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         ),
         (
             "stages.align.tuner.ranc=3",
-            "stages.align.tuner.ranc: there is no such field. Fields here: name, connector_lr.",
+            "stages.align.tuner.ranc: there is no such field. Fields here: name, added_tokens, connector_lr.",
         ),
         ("stages.align.conversation=plane", "stages.align.conversation: no conversation is called 'plane'"),
         ("stages.align.lr=0", "stages.align.lr: should be greater than 0; it is 0"),
@@ -139,8 +142,8 @@ def test_all_mistakes_at_once(problems: Callable[..., list[Problem]], write: Wri
         ),
         ("stages.align=", "stages.align: should be a mapping; fields here: tuner, data"),
         ("stages=[a]", "stages: should be a valid dictionary; it is ['a']"),
-        ("stages.Big Name={}", "an override reads dotted.path=value"),
-        ("stages.Big={tuner: full}", "stages.Big: should match pattern"),
+        ("stages.Big Name={}", "there is no stage 'Big Name'. The spec has align, tune"),
+        ("stages.Big={tuner: full}", "stages.Big: a stage's name is that of its folder"),
         ("start_form=x", "start_form: there is no such field. Did you mean 'start_from'?"),
     ],
 )

@@ -227,7 +227,8 @@ def test_a_row_that_a_worker_cannot_read_is_told_without_a_stack_trace(
 ) -> None:
     spec = split(spec_of_three, workers=1)
     file = lab.arrange(tmp_path / "gone", "1111")
-    (tmp_path / "gone" / "green.png").unlink()
+    damaged = tmp_path / "gone" / "green.png"  # its header is whole, so that only the worker sees it
+    damaged.write_bytes(damaged.read_bytes()[:45])
     for stage in spec["stages"].values():
         stage["data"]["sources"] = [str(file)]
     with pytest.raises(DataError) as caught:

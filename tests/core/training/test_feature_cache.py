@@ -59,7 +59,7 @@ def test_two_stages_encode_each_picture_once(
         raise AssertionError("a picture was opened")
 
     # Both stages of another run find all features, by files or, where these were written a moment ago, by contents.
-    monkeypatch.setattr("lensmith.data.sample.open_picture", no_picture)
+    monkeypatch.setattr("lensmith.data.sample.open_image", no_picture)
     again = lab.train(cached, tmp_path / "again")
     assert again.losses("align") == first.losses("align")
     assert again.losses("tune") == first.losses("tune")

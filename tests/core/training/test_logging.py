@@ -78,7 +78,7 @@ class TestDisplay:
         def console(**_: Any) -> Console:
             return Console(file=screen, force_terminal=True, width=160)
 
-        monkeypatch.setattr("lensmith.training.progress.Console", console)
+        monkeypatch.setattr("lensmith.training.progress.console", console)
         with Display("tune", 0, 200, enabled=True) as display:
             display.step(50, 4.0, 1e-3, 3000.0, 2.0)
             display.say("left out: a row")

@@ -16,6 +16,7 @@ from lensmith import GenerationOptions, Loading, parameter_shapes
 from lensmith_plugins.language_models.exactness import TESTED, check_exact
 from lensmith_plugins.language_models.heads import logit_rule
 from lensmith_plugins.language_models.hf import HfCausalLanguageModel
+from lensmith_plugins.language_models.segments import NAME
 from lensmith_plugins.language_models.specs import HfCausalSpec
 
 # In transformers 5.23 these two have no SDPA attention.
@@ -222,11 +223,12 @@ def test_sizes_and_the_saved_folder_are_the_model(
     model = models(architecture)
     assert model.shape.parameters == parameter_shapes(model)
     model.save(tmp_path)
-    spec = HfCausalSpec(checkpoint=str(tmp_path), attention=model.network.config._attn_implementation)
+    attention = model.network.config._attn_implementation
+    spec = HfCausalSpec(checkpoint=str(tmp_path), attention="sdpa" if attention == NAME else attention)
     measured = HfCausalLanguageModel.measure(spec)
     assert measured == model.shape
     assert spec.shape() in (None, measured)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation=spec.attention)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation=attention)
     ids = samples[0][None]
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, model.network(ids).logits)

@@ -141,9 +141,11 @@ def test_context_length_of_the_spec_wins(tmp_path: Path) -> None:
 
 def test_config_stands_in_for_a_checkpoint_that_is_not_here(tmp_path: Path) -> None:
     config = write_config(tmp_path, {**LLAMA, **SIZES["7B"]}) / "config.json"
-    shape = LlamaSpec(checkpoint=str(tmp_path / "not-yet"), config=config).shape()
+    shape = LlamaSpec(checkpoint="nobody/not-yet", config=config).shape()
     assert shape is not None
     assert total(shape) == 6_738_415_616
+    with pytest.raises(FileNotFoundError, match="not-yet does not exist"):
+        LlamaSpec(checkpoint=str(tmp_path / "not-yet"), config=config).shape()
     here = tmp_path / "here"
     here.mkdir()
     write_config(here, {**LLAMA, **SIZES["tiny"]})

@@ -124,7 +124,7 @@ def test_weights_of_another_size_are_named(folder: Path) -> None:
 def test_a_checkpoint_that_is_no_folder_is_told(folder: Path) -> None:
     config = folder / "config.json"
     for wrong in (folder / "gone", folder / "model.safetensors"):
-        with pytest.raises(FileNotFoundError, match="does not exist|is not a folder with CLIP weights"):
+        with pytest.raises(FileNotFoundError, match=r"does not exist|is not a folder with CLIP weights"):
             ClipEncoder.build(ClipSpec(checkpoint=str(wrong), config=config), Loading())
 
 
