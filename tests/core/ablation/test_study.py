@@ -317,7 +317,7 @@ class TestSharing:
             "batch": {
                 "good": {f"{TUNE}.batch.size": 16},
                 "odd": {f"{TUNE}.batch.size": 16, f"{TUNE}.batch.micro": 5},
-                "long": {f"{TUNE}.data.max_length": 8},
+                "long": {f"{TUNE}.data.max_length": 2},
                 "typo": {f"{TUNE}.rate": 1},
                 "gone": {f"{TUNE}.data.sources": "gone.jsonl"},
             }
@@ -327,7 +327,7 @@ class TestSharing:
         with pytest.raises(SpecError) as refused:
             ablate(file, tmp_path / "out")
         told = [str(problem) for problem in refused.value.problems]
-        assert len(told) == 6
+        assert len(told) == 6, told
         for wanted in (
             "stages.tune.batch.micro: variant 'batch odd': a step of ",
             "stages.tune.data.max_length: variant 'batch long': ",

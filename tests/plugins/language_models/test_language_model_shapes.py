@@ -149,9 +149,10 @@ def test_config_stands_in_for_a_checkpoint_that_is_not_here(tmp_path: Path) -> N
     here = tmp_path / "here"
     here.mkdir()
     write_config(here, {**LLAMA, **SIZES["tiny"]})
-    shape = LlamaSpec(checkpoint=str(here), config=config).shape()
-    assert shape is not None
-    assert shape.width == 32
+    with pytest.raises(
+        ValueError, match=r"`config` says hidden_size 4096 and the checkpoint .* 32; leave `config` out"
+    ):
+        LlamaSpec(checkpoint=str(here), config=config).shape()
 
 
 def test_sources_name_what_is_used(tmp_path: Path) -> None:
