@@ -119,7 +119,7 @@ class Lab:
             start_new_session=True,
         )
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
+    def finish(self, process: subprocess.Popen[str], timeout: float = 600) -> tuple[int, str, str]:
         """Exit code and output."""
         try:
             out, err = process.communicate(timeout=timeout)
@@ -136,7 +136,7 @@ class Lab:
         assert code == 0, f"exit code {code}\n{out}\n{err}"
         return out
 
-    def wait_for(self, condition: Callable[[], object], process: subprocess.Popen[str], timeout: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], object], process: subprocess.Popen[str], timeout: float = 300) -> None:
         """Until something is there, while the process lives."""
         end = time.monotonic() + timeout
         while not condition():
