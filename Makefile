@@ -67,6 +67,7 @@ test-oldest: VENV := .venv-oldest
 test-oldest: setup-oldest
 	$(VERSIONS) moved
 	$(PYTEST)
+	$(VERSIONS) passed
 
 test-latest: VENV := .venv-latest
 test-latest: setup-latest

@@ -1,6 +1,7 @@
 """Exact versions of what `make` installs: written, compared, and both ends of the ranges. Standard library only.
 
-python constraints/lock.py write                 resolve, and write constraints/pyXY.txt and core/lensmith/tested.json
+python constraints/lock.py write                 resolve, and write constraints/pyXY.txt and the newest of tested.json
+python constraints/lock.py passed                write this environment's versions as the oldest of tested.json
 python constraints/lock.py requirements oldest   what pyproject.toml asks for, each at its lower bound
 python constraints/lock.py requirements newest   the same without upper bounds
 python constraints/lock.py bare                  what is installed without its dependencies
@@ -19,6 +20,7 @@ import tomllib
 import venv
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TESTED = ROOT / "core" / "lensmith" / "tested.json"
@@ -101,26 +103,36 @@ def _report(home: Path, arguments: list[str]) -> list[dict[str, str]]:
 
 
 def write() -> None:
-    """Write the constraints of this Python, and the table of tested versions that ships with Lensmith."""
+    """Write the constraints of this Python, and the newest of the table of tested versions that ships with Lensmith."""
     target = lock_file()
     before, now = (read(target) if target.exists() else {}), resolved()
     head = f"# What `make` installs under Python {sys.version_info[0]}.{sys.version_info[1]}. Written by `make lock`.\n"
     target.write_text(head + "".join(f"{name}=={number}\n" for name, number in now.items()), encoding="utf-8")
-    write_tested()
+    write_newest()
     print(f"{target.relative_to(ROOT)}: {len(now)} packages")
     _print_table(before, now)
 
 
-def write_tested() -> None:
-    """Write the oldest (pyproject.toml) and the newest (constraints) tested version of what is listed there."""
+def write_newest() -> None:
+    """Write the newest tested versions: those of the constraints, with which the tests are run before a commit."""
     table = json.loads(TESTED.read_text(encoding="utf-8"))
-    bounds = {normal(match["name"]): lower(match["bounds"]) for match in direct()}
     locks = sorted((ROOT / "constraints").glob("py3*.txt"), key=lambda file: int(file.stem[3:]))
     locked = [read(file) for file in locks]
     for name, entry in table["libraries"].items():
-        numbers = [versions[normal(name)] for versions in locked]
-        entry |= {"oldest": bounds[normal(name)], "newest": max(numbers, key=_order)}
+        entry["newest"] = max((versions[normal(name)] for versions in locked), key=_order)
     table["python"] = {"oldest": f"3.{locks[0].stem[3:]}", "newest": f"3.{locks[-1].stem[3:]}"}
+    _write_tested(table)
+
+
+def passed() -> None:
+    """Write the oldest tested versions: those of this environment, in which all tests have just passed."""
+    table = json.loads(TESTED.read_text(encoding="utf-8"))
+    for name, entry in table["libraries"].items():
+        entry["oldest"] = version(name).partition("+")[0]
+    _write_tested(table)
+
+
+def _write_tested(table: dict[str, Any]) -> None:
     libraries = ",\n".join(f"    {json.dumps(n)}: {json.dumps(e)}" for n, e in sorted(table["libraries"].items()))
     python = json.dumps(table["python"])
     TESTED.write_text(f'{{\n  "python": {python},\n  "libraries": {{\n{libraries}\n  }}\n}}\n', encoding="utf-8")
@@ -158,12 +170,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("write")
+    commands.add_parser("passed")
     commands.add_parser("moved")
     commands.add_parser("bare")
     commands.add_parser("requirements").add_argument("end", choices=["oldest", "newest"])
     options = parser.parse_args()
     if options.command == "write":
         write()
+    elif options.command == "passed":
+        passed()
     elif options.command == "requirements":
         print("\n".join(requirements(options.end)))
     elif options.command == "bare":

@@ -61,8 +61,29 @@ def test_the_table_that_ships_is_what_was_tested(
     file = tmp_path / "tested.json"
     file.write_text(lock.TESTED.read_text())
     monkeypatch.setattr(lock, "TESTED", file)
-    lock.write_tested()
-    assert json.loads(file.read_text()) == json.loads((ROOT / "core" / "lensmith" / "tested.json").read_text())
+    lock.write_newest()
+    shipped = json.loads((ROOT / "core" / "lensmith" / "tested.json").read_text())
+    assert json.loads(file.read_text()) == shipped
+    bounds = {lock.normal(match["name"]): lock.lower(match["bounds"]) for match in lock.direct()}
+    for name, entry in shipped["libraries"].items():
+        lowest = bounds[lock.normal(name)]
+        assert entry["oldest"] == lowest, (
+            f"{name} is allowed from {lowest}, tested from {entry['oldest']}: make test-oldest"
+        )
+
+
+def test_a_run_of_the_oldest_versions_is_written_down(
+    lock: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tested.json"
+    file.write_text(lock.TESTED.read_text())
+    monkeypatch.setattr(lock, "TESTED", file)
+    monkeypatch.setattr(lock, "version", lambda name: "0.1+cpu")
+    lock.passed()
+    before, after = (
+        json.loads(path.read_text())["libraries"] for path in (lock.ROOT / "core/lensmith/tested.json", file)
+    )
+    assert after == {name: {"oldest": "0.1", "newest": entry["newest"]} for name, entry in before.items()}
 
 
 def test_what_make_installs_is_what_moves_are_told_of(lock: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

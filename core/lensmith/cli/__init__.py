@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -17,13 +19,33 @@ def main() -> None:
     gc.disable()  # commands that take longer enable it again
     # pydantic looks for plugins of its own in every distribution; set it to nothing to have them.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    outcome = _Outcome()
+    if "LENSMITH_WORKER" in os.environ:  # see `lensmith.training.launch`
+        atexit.register(outcome.end)
     try:
         with guarded():
-            code = _flushed(_run())
+            code = outcome.code = _flushed(_run())
     finally:
         if "torch" not in sys.modules:
             gc.freeze()  # a last search for cycles takes a seventh of a short command's time, and the process ends
     sys.exit(code)
+
+
+class _Outcome:
+    """How a rank ends: after Python's exit handlers of everything that it imported, before those of native libraries.
+
+    Threads of gloo that outlive Python abort the exit of some ranks ("terminate called without an active exception"),
+    whose work is done and written by then.
+    """
+
+    code = 1
+
+    def end(self) -> None:
+        """End the process with the code; registered first, it runs last."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(self.code)
 
 
 def _run() -> int:
