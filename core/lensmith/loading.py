@@ -18,6 +18,7 @@ from lensmith.spec.compose import apply_override
 from lensmith.spec.run import ModelSpec
 from lensmith.tensors import misfits, not_finite, shapes_of
 from lensmith_registry import Kind, Registry, RegistryError
+from lensmith_registry.files import installation
 from lensmith_registry.installed import SEPARATOR
 from lensmith_registry.switches import DISABLE
 
@@ -364,11 +365,11 @@ def _absence(registry: Registry, kind: str, part: Mapping[str, Any]) -> str:
         if not any(c.kind == kind and c.name == name for c in plugin.components):
             return (
                 f"{origin} is not in the installed {distribution} {plugin.version}:"
-                f" pip install {distribution}=={version}"
+                f" {installation(distribution, version)}"
             )
     return (
         f"{kind} {name!r} is not installed; it came from {distribution} {version}:"
-        f" pip install {distribution}=={version}"
+        f" {installation(distribution, version)}"
     )
 
 

@@ -6,8 +6,9 @@ import difflib
 import importlib.metadata
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lensmith_registry import hooks
 from lensmith_registry.component import Component
 from lensmith_registry.entry_points import installed_entry_points
 from lensmith_registry.errors import RegistryError
+from lensmith_registry.files import load_file, named_files, version_of
 from lensmith_registry.installed import Plugin, Registry
 from lensmith_registry.isolation import isolated
 from lensmith_registry.probe import Probe
@@ -27,16 +29,18 @@ from lensmith_registry.switches import disabled_names, hook_manager, trace
 def discover(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> Registry:
     """Load every plugin of the entry-point group `lensmith`, each on its own.
 
-    Two environment variables change it: `LENSMITH_DISABLE_PLUGINS=NAME,…` leaves plugins out (by the name of the
-    plugin or of its distribution), `LENSMITH_TRACE_PLUGINS=1` prints every hook call on standard error.
+    Environment variables change it: `LENSMITH_DISABLE_PLUGINS=NAME,…` leaves plugins out (by the name of the plugin or
+    of its distribution), `LENSMITH_PLUGIN_FILES=FILE.py` adds single files, `LENSMITH_TRACE_PLUGINS=1` prints every
+    hook call on standard error.
 
     Args:
         entry_points: the ones to load; by default all that are installed.
 
     Raises:
-        RegistryError: `LENSMITH_DISABLE_PLUGINS` names a plugin that is not there. Never for a plugin's sake: what
-            failed is in `Registry.failures`.
+        RegistryError: one of these variables names what is not there. Never for a plugin's sake: what failed is in
+            `Registry.failures`.
     """
+    files = named_files() if entry_points is None else []
     if entry_points is None:
         found = list(installed_entry_points(hooks.ENTRY_POINT_GROUP))
     else:
@@ -45,15 +49,33 @@ def discover(entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
     # An editable install is listed twice where both its source tree and site-packages are on the path.
     unique = {(e.name, e.value, distribution): (e, distribution, version) for e, distribution, version in found}
     listed = [unique[key] for key in sorted(unique)]
-    disabled = disabled_names([(e.name, distribution) for e, distribution, _ in listed])
+    wanted = [
+        *(
+            _Wanted(e.name, distribution, version, e.value, partial(_import, e, distribution))
+            for e, distribution, version in listed
+        ),
+        *(_Wanted(file.stem, file.name, version_of(file), file.stem, partial(load_file, file)) for file in files),
+    ]
+    disabled = disabled_names([(plugin.name, plugin.distribution) for plugin in wanted])
     return Registry(
         [
-            Plugin(e.name, distribution, version, e.value, disabled=True)
-            if {e.name, distribution} & disabled
-            else _load(e, distribution, version)
-            for e, distribution, version in listed
+            Plugin(plugin.name, plugin.distribution, plugin.version, plugin.module, disabled=True)
+            if {plugin.name, plugin.distribution} & disabled
+            else _load(plugin)
+            for plugin in wanted
         ]
     )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A plugin before its code has run: its names, and what imports its module."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    load: Callable[[], Any]
 
 
 class _Owners:
@@ -141,24 +163,28 @@ def _offered(hook: pluggy.HookCaller, what: str) -> Iterator[Any]:
         yield from offered
 
 
-def _load(entry_point: importlib.metadata.EntryPoint, distribution: str, version: str) -> Plugin:
-    name = entry_point.name
+def _import(entry_point: importlib.metadata.EntryPoint, distribution: str) -> Any:
+    if not entry_point.pattern.match(entry_point.value):
+        raise RegistryError(
+            f"entry_points.txt of {distribution} says {entry_point.value!r}, which names no module; a line must"
+            f" read `{entry_point.name.split()[0]} = package.module`"
+        )
+    return entry_point.load()
+
+
+def _load(wanted: _Wanted) -> Plugin:
+    name, distribution, version = wanted.name, wanted.distribution, wanted.version
     began, before = time.perf_counter(), _heavy()
     with isolated() as watch:
         try:
-            if not entry_point.pattern.match(entry_point.value):
-                raise RegistryError(
-                    f"entry_points.txt of {distribution} says {entry_point.value!r}, which names no module; a line must"
-                    f" read `{entry_point.name.split()[0]} = package.module`"
-                )
-            plugin = register(name, entry_point.load(), distribution, version)
+            plugin = register(name, wanted.load(), distribution, version)
         except BaseException as error:  # a plugin may even call sys.exit() or raise KeyboardInterrupt
             if isinstance(error, KeyboardInterrupt) and watch.interrupted:
                 raise
             report = failure_report(error, name, distribution)
-            plugin = Plugin(name, distribution, version, entry_point.value, **report)
+            plugin = Plugin(name, distribution, version, wanted.module, **report)
     took = time.perf_counter() - began
-    trace(f"import {entry_point.value} of plugin {name} ({distribution} {version}): {1000 * took:.1f} ms")
+    trace(f"import {wanted.module} of plugin {name} ({distribution} {version}): {1000 * took:.1f} ms")
     return replace(plugin, seconds=took, heavy=tuple(sorted(_heavy() - before)))
 
 

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from lensmith_registry.errors import RegistryError
+from lensmith_registry.files import FILES
 from lensmith_registry.switches import DISABLE
 
 
@@ -16,6 +17,8 @@ def remedy(error: BaseException, plugin: str, distribution: str) -> str:
         error: what its import or registration raised.
         plugin, distribution: its names.
     """
+    if distribution == f"{plugin}.py":
+        return f"Mend the file, or take it out of {FILES}."
     if isinstance(error, ModuleNotFoundError) and error.name:
         first = f"Install the package that provides {error.name.split('.')[0]!r}, or another version of {distribution}"
     elif isinstance(error, RegistryError):
