@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         VisionEncoder,
     )
     from lensmith.interfaces.formats import Exporter, ExporterSpec, Found, Importer, ImporterSpec, PartFiles
-    from lensmith.interfaces.vision_encoder import parameter_shapes, shape_code
+    from lensmith.interfaces.module_shapes import parameter_shapes, shape_code
     from lensmith.loading import load
     from lensmith.merging import merge
     from lensmith.model import MultimodalModel
@@ -102,9 +102,9 @@ _LAZY = {
     "load": "lensmith.loading",
     "load_spec": "lensmith.spec",
     "merge": "lensmith.merging",
-    "parameter_shapes": "lensmith.interfaces.vision_encoder",
+    "parameter_shapes": "lensmith.interfaces.module_shapes",
     "plan": "lensmith.planning",
-    "shape_code": "lensmith.interfaces.vision_encoder",
+    "shape_code": "lensmith.interfaces.module_shapes",
     "train": "lensmith.training",
 }
 

@@ -84,6 +84,8 @@ def _assemble(
     dimensions = join(model, encoder=encoder.shape, language=language_model.shape)
     width = dimensions.language_model.width
     connector = connector_class.build(model.connector, encoder.shape, width)
+    if not hasattr(connector, "shape"):
+        connector.shape = dimensions.connector
     vocabulary = dimensions.language_model.vocabulary
     sample = torch.arange(0, vocabulary, max(1, vocabulary // 4096))
     with torch.no_grad():

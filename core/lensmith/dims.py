@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.errors import LensmithError
 from lensmith.interfaces.shapes import ConnectorShape, LanguageShape, Parameters, TileLayout, VisionShape
-from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
+from lensmith.interfaces.specs import ConnectorSpec, IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
 from lensmith.parts import asked, implementation
 from lensmith_registry import Kind, PartSpec
 
@@ -88,9 +88,30 @@ def join(model: ModelSpec, *, encoder: VisionShape | None = None, language: Lang
     read = language or shape_of(Kind.LANGUAGE_MODEL, model.language_model)
     assert isinstance(seen, VisionShape)
     assert isinstance(read, LanguageShape)
-    call = partial(model.connector.shape, seen, read.width)
-    connector = _required(Kind.CONNECTOR, model.connector, "shape()", ConnectorShape, call)
+    connector = connector_shape(model.connector, seen, read.width)
+    assert connector is not None
     return Dimensions(model, seen, connector, read)
+
+
+def connector_shape(
+    part: ConnectorSpec, encoder: VisionShape, width: int, *, measure: bool = True
+) -> ConnectorShape | None:
+    """The shape of a connector between an encoder and a language model of width D.
+
+    Args:
+        part, encoder, width: which, and what is around it.
+        measure: as of `shape_of`.
+
+    Raises:
+        IncompatibleParts: they do not fit.
+        LensmithError: the part's own code is at fault; names its package.
+    """
+    call = partial(part.shape, encoder, width)
+    shape: ConnectorShape | None = asked(Kind.CONNECTOR, part, "shape()", ConnectorShape, call)
+    if shape is None and measure:
+        built = partial(implementation(Kind.CONNECTOR, part).measure, part, encoder, width)
+        shape = _required(Kind.CONNECTOR, part, "measure()", ConnectorShape, built)
+    return shape
 
 
 def shape_of(

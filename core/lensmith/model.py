@@ -18,9 +18,10 @@ from lensmith.interfaces.connector import Connector
 from lensmith.interfaces.image_splitter import ImageSplitter
 from lensmith.interfaces.language_model import GenerationOptions, LanguageModel
 from lensmith.interfaces.modes import hold_still, moving_statistics, trains
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.interfaces.shapes import Parameters, TileLayout
 from lensmith.interfaces.text import IGNORE_LABEL, Conversation
-from lensmith.interfaces.vision_encoder import VisionEncoder, parameter_shapes
+from lensmith.interfaces.vision_encoder import VisionEncoder
 from lensmith.loss import summed_cross_entropy
 
 if TYPE_CHECKING:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lensmith.interfaces.modes import hold_still, trains
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.interfaces.shapes import ConnectorShape, VisionShape
 
 
 class Connector(nn.Module, abc.ABC):
-    """Maps each view's tokens on their own. A subclass sets `shape`.
+    """Maps each view's tokens on their own. A subclass sets `shape`, or leaves it to `measure`.
 
     The order of calls for a new model: `build` → `calibrate` → `load_pretrained`. For an artifact: `build`, then its
     own weights are filled in.
@@ -29,6 +32,29 @@ class Connector(nn.Module, abc.ABC):
 
         It reads nothing that the spec's `sources` names but for sizes, as these files may be gone.
         """
+
+    @classmethod
+    def measure(cls, spec: Any, encoder: VisionShape, width: int) -> ConnectorShape:
+        """Sizes by building on the meta device and connecting one view; for connectors whose spec has no closed form.
+
+        Where tokens lie on the picture cannot be seen from outside: `grid` is None unless `build` sets `shape`.
+
+        Raises:
+            ValueError: what comes out is not (V, M, D).
+        """
+        with torch.device("meta"), torch.no_grad():
+            connector = cls.build(spec, encoder, width)
+            parameters = parameter_shapes(connector)
+            own: ConnectorShape | None = getattr(connector, "shape", None)
+            if own is not None:
+                return replace(own, parameters=parameters)
+            connected = connector(torch.zeros(2, encoder.tokens, encoder.width))
+        if connected.ndim != 3 or len(connected) != 2 or connected.shape[2] != width:
+            raise ValueError(
+                f"features (2, {encoder.tokens}, {encoder.width}) become {tuple(connected.shape)}; a connector returns"
+                f" (V, M, D), here (2, M, {width})"
+            )
+        return ConnectorShape(connected.shape[1], width, None, parameters)
 
     def calibrate(self, embeddings: Tensor) -> None:
         """Adapt fresh weights to the language model's token embeddings (vocabulary, D). By default nothing."""

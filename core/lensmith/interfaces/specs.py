@@ -113,13 +113,16 @@ class ConnectorSpec(PartSpec, abc.ABC):
         """The same connector with what it reads besides weights in a folder that `Connector.save` wrote."""
         raise NotImplementedError(f"{type(self).__name__} must implement relocated(), as its connector saves files")
 
-    def shape(self, encoder: VisionShape, width: int) -> ConnectorShape:
+    def shape(self, encoder: VisionShape, width: int) -> ConnectorShape | None:
         """Sizes between an encoder and a language model of width D.
+
+        None, as by default, where there is no closed form; then `Connector.measure` builds it on the meta device, which
+        takes `lensmith check` and `plan` the seconds that importing torch takes.
 
         Raises:
             IncompatibleParts: the widths or grids cannot fit.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement shape()")
+        return None
 
 
 class LanguageModelSpec(PartSpec, abc.ABC):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.checkpoints import import_hint, is_hub_id, locations
-from lensmith.dims import Dimensions, join, shape_of
+from lensmith.dims import Dimensions, connector_shape, shape_of
 from lensmith.errors import LensmithError, Problem, SpecError
 from lensmith.interfaces.shapes import LanguageShape, VisionShape
 from lensmith.interfaces.specs import IncompatibleParts, LanguageModelSpec, VisionEncoderSpec
@@ -98,7 +98,10 @@ def _dimensions(spec: RunSpec, problems: list[Problem], measure: bool) -> Dimens
     if not (encoder and language):
         return None
     try:
-        dimensions = join(model, encoder=encoder, language=language)
+        connector = connector_shape(model.connector, encoder, language.width, measure=measure)
+        if connector is None:
+            return None
+        dimensions = Dimensions(model, encoder, connector, language)
         dimensions.layout(*dimensions.encoder.image_size)
         dimensions.largest()
         return dimensions

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.testing.findings import expect, some
 from lensmith.testing.kit import Kit
 from lensmith.testing.subjects import LanguageSubject, ModuleSubject, promised

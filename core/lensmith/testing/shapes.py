@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.interfaces.shapes import Parameters, TileLayout
-from lensmith.interfaces.vision_encoder import parameter_shapes
 from lensmith.testing.findings import expect, some
 from lensmith.testing.kit import Kit
 from lensmith.testing.subjects import (

@@ -172,7 +172,7 @@ class ConnectorSubject(ModuleSubject):
         found, refused = [], []
         for encoder in ENCODERS:
             try:
-                self.spec.shape(encoder, WIDTH)
+                self.declared((encoder, WIDTH))
                 found.append((encoder, WIDTH))
             except IncompatibleParts as error:
                 refused.append(str(error))
@@ -186,13 +186,15 @@ class ConnectorSubject(ModuleSubject):
     def make(self, spec: PartSpec, case: Any, dtype: torch.dtype, weights: bool) -> nn.Module:
         """See `ModuleSubject.make`."""
         module = self.implementation.build(spec, *case)
+        if not hasattr(module, "shape"):  # as `lensmith.assemble` does
+            module.shape = self.declared(case)
         if weights:
             module.load_pretrained(spec)
         return module  # type: ignore[no-any-return]
 
     def declared(self, case: Any) -> ConnectorShape:
         """See `ModuleSubject.declared`."""
-        shape: ConnectorShape = self.spec.shape(*case)
+        shape: ConnectorShape = self.spec.shape(*case) or self.implementation.measure(self.spec, *case)
         return shape
 
     def parameters(self, case: Any) -> Parameters:

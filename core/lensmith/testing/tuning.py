@@ -9,7 +9,7 @@ from torch import Tensor
 
 import lensmith
 from lensmith.dims import join
-from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.model import MultimodalModel
 from lensmith.testing.findings import NotApplicable, expect, some
 from lensmith.testing.keeping import pass_on, saved, train_and_save, with_encoder

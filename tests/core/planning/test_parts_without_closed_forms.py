@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import lensmith.parts
 import lensmith.spec.build
 from lensmith import (
     Component,
+    Connector,
+    ConnectorShape,
+    ConnectorSpec,
+    GenerationOptions,
     Kind,
     LanguageModelSpec,
     LanguageShape,
@@ -83,13 +88,40 @@ class Recurrent(nn.Module):
         return LanguageShape(16, 50, 64, 1, 1, 1, 16, 16, parameter_shapes(model), head="head.weight")
 
 
+class HalvingSpec(ConnectorSpec):
+    """A connector without a closed form."""
+
+    flat: bool = False
+
+
+class Halving(Connector):
+    """Every two tokens become one."""
+
+    def __init__(self, spec: HalvingSpec, inputs: int, width: int) -> None:
+        super().__init__()
+        self.flat = spec.flat
+        self.project = nn.Linear(2 * inputs, width)
+
+    @classmethod
+    def build(cls, spec: Any, encoder: VisionShape, width: int) -> Halving:
+        connector = cls(spec, encoder.width, width)
+        built.append(connector.project.weight.device)
+        return connector
+
+    def forward(self, features: Tensor, instruction: Any = None) -> Tensor:
+        views, tokens, inputs = features.shape
+        connected: Tensor = self.project(features.reshape(views, tokens // 2, 2 * inputs))
+        return connected.flatten(1) if self.flat else connected
+
+
 @pytest.fixture(autouse=True)
 def their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     components = (
         Component(Kind.VISION_ENCODER, "conv", ConvSpec, f"{__name__}:Conv", "theirs", distribution="theirs"),
         Component(Kind.LANGUAGE_MODEL, "recurrent", RecurrentSpec, f"{__name__}:Recurrent", "theirs"),
+        Component(Kind.CONNECTOR, "halving", HalvingSpec, f"{__name__}:Halving", "theirs", distribution="theirs"),
     )
-    classes = {"conv": Conv, "recurrent": Recurrent}
+    classes = {"conv": Conv, "recurrent": Recurrent, "halving": Halving}
     monkeypatch.setattr(Component, "load", lambda self, load=Component.load: classes.get(self.name) or load(self))
     ours = Plugin("rest", "lensmith", "0", "m", components=tuple(lensmith.spec.build.installed().components()))
     registry = Registry([ours, Plugin("theirs", "theirs", "1", "m", components=components)])
@@ -136,3 +168,37 @@ def test_a_check_leaves_what_it_cannot_know() -> None:
     assert not built
     with pytest.raises(lensmith.SpecError, match=r"'q_proj' is no linear layer of the language model.*There are: cell"):
         plan(spec)
+
+
+def test_N20_a_connector_without_a_shape_is_measured() -> None:
+    planned = plan(model_of(connector="halving"))
+    assert set(built) == {torch.device("meta")}
+    tensors = parameter_shapes(Halving(HalvingSpec(), 24, 16))
+    assert planned.dimensions.connector == ConnectorShape(2, 16, None, tensors)
+    assert planned.parameters["connector"] == 2 * 24 * 16 + 16
+
+
+def test_N20_a_check_of_such_a_connector_builds_nothing() -> None:
+    assert not [problem for problem in check(load_spec(model_of(connector="halving"))) if "connector" in problem.path]
+    assert not built
+
+
+def test_N20_what_such_a_connector_returns_must_be_tokens() -> None:
+    with pytest.raises(
+        lensmith.SpecError, match=r"\(2, 4, 24\) become \(2, 32\); a connector returns \(V, M, D\), here"
+    ):
+        plan(model_of(connector={"name": "halving", "flat": True}))
+
+
+def test_N20_such_a_connector_is_assembled_and_answers(
+    tmp_path: Path, tiny_language_model: Path, tiny_encoder: Path
+) -> None:
+    encoder = {"name": "clip", "checkpoint": str(tiny_encoder)}
+    language_model = {"name": "llama", "checkpoint": str(tiny_language_model)}
+    spec = load_spec(model_of(vision_encoder=encoder, connector="halving", language_model=language_model))
+    assembled = lensmith.assemble(spec)
+    shape = assembled.connector.shape
+    assert shape.tokens == assembled.vision_encoder.shape.tokens // 2
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (40, 40), "red").save(picture)
+    assert isinstance(assembled.generate(picture, "What is this?", GenerationOptions(max_new_tokens=2)), str)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lensmith import Connector, ConnectorSpec, IncompatibleParts, VisionShape
-from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith_plugins.connectors.identity import IdentityConnector
 from lensmith_plugins.connectors.linear import LinearConnector
 from lensmith_plugins.connectors.mlp import MlpConnector

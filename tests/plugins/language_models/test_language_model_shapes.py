@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lensmith import LanguageShape, Loading
-from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith_plugins.language_models.hf import HfCausalLanguageModel
 from lensmith_plugins.language_models.hf_loading import load_network
 from lensmith_plugins.language_models.shapes import language_shape

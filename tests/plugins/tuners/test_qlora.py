@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import lensmith
 from lensmith.dims import join
 from lensmith.errors import ArtifactError, SpecError
-from lensmith.interfaces.vision_encoder import parameter_shapes
+from lensmith.interfaces.module_shapes import parameter_shapes
 from lensmith.spec.build import load_spec
 from lensmith.spec.check import checked
 
