@@ -116,7 +116,7 @@ def _print_plan(planned: Plan) -> None:
             f" {stage.flops_per_row / 1e12:.3g} TFLOP"
         )
         print_table(
-            (f"bytes a GPU, {_gpus(planned.world)}, bf16", "weights", "gradients", "optimizer", "total"),
+            (f"bytes a GPU, {_gpus(planned.world)}, {stage.precision}", "weights", "gradients", "optimizer", "total"),
             [
                 (
                     _label(zero, stage.zero),

@@ -184,11 +184,13 @@ def _stage(
     gpu_hours = flops / (hardware.flops * hardware.utilisation) / 3600
     price = None if hardware.price is None else gpu_hours * hardware.price
     micro = stage.batch.micro or -(-stage.batch.size // count)
-    row = _activations(plan, stage, text)
+    row = _activations(plan, stage, text) * (2 if stage.precision == "fp32" else 1)
     tables = plan.dimensions.parameters()
+    weight, state = cost.bytes_of(stage.precision)
+    sizes = {"bytes_per_weight": weight, "optimizer_bytes": state}
     memory = {}
     for zero in (0, 1, 2, 3):
-        model = cost.memory(stage.tuner, tables, zero=zero, world=count, bytes_per_weight=2.0).total
+        model = cost.memory(stage.tuner, tables, zero=zero, world=count, **sizes).total
         fitting = max(0, int((hardware.memory - model) // row))
         memory[zero] = Need(model, row, fitting, enough=fitting >= micro)
     verdict = _verdict(stage, tables, hardware, count, row)
@@ -199,8 +201,7 @@ def _verdict(stage: StageSpec, tables: dict[str, Parameters], hardware: Hardware
     size, engine = stage.batch.size, stage.deepspeed
     share = size // count if size % count == 0 else None
     micro = min(stage.batch.micro or share or 1, share or 1)
-    wide = stage.precision == "fp32"
-    row *= 2 if wide else 1
+    weight, state = cost.bytes_of(stage.precision)
 
     def held(zero: int) -> float:
         found = cost.memory(
@@ -208,8 +209,8 @@ def _verdict(stage: StageSpec, tables: dict[str, Parameters], hardware: Hardware
             tables,
             zero=zero,
             world=count,
-            bytes_per_weight=4.0 if wide else 2.0,
-            optimizer_bytes=8.0 if wide else 12.0,
+            bytes_per_weight=weight,
+            optimizer_bytes=state,
         )
         weights = 0.0 if engine.offload_parameters and zero == 3 else found.weights
         moved = engine.offload_optimizer and zero > 0

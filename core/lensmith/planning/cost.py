@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lensmith.interfaces.shapes import LanguageShape, Parameters, VisionShape
 from lensmith.interfaces.specs import TunerSpec
 
-_ADAM_BYTES = 12  # fp32 master copy and two moments
+_ADAM_BYTES = 12.0  # fp32 master copy and two moments
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,15 @@ def training_flops(
     again = linear + attention if recompute else 0.0
     pictures = views * encoder.flops_per_view * (3 if encoder_trains else 1)
     return forward + backward + again + 6.0 * adapters * positions + pictures
+
+
+def bytes_of(precision: str) -> tuple[float, float]:
+    """Bytes of a weight, and of AdamW's state for one that trains, in a stage's precision.
+
+    Args:
+        precision: fp32, bf16, fp16 or auto, which is bf16 on a GPU that has it.
+    """
+    return (4.0, 8.0) if precision == "fp32" else (2.0, _ADAM_BYTES)
 
 
 def memory(

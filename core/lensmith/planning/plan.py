@@ -42,9 +42,11 @@ class StagePlan:
     max_length: int
     flops_per_row: float
     memory: Mapping[int, cost.Memory]
-    """Bytes a GPU by ZeRO stage, on the plan's GPUs in bf16."""
+    """Bytes a GPU by ZeRO stage, on the plan's GPUs."""
     zero: int = 0
     """The ZeRO stage that the spec says."""
+    precision: str = "bf16"
+    """What `memory` counts weights in: fp32, fp16 or bf16, which `auto` is on a GPU that has it."""
 
     @property
     def trainable_parameters(self) -> int:
@@ -99,6 +101,7 @@ class Plan:
                     "max_length": stage.max_length,
                     "flops_per_row": stage.flops_per_row,
                     "zero": stage.zero,
+                    "precision": stage.precision,
                     "memory_bytes_per_gpu": {
                         f"zero_{zero}": {**asdict(m), "total": m.total} for zero, m in stage.memory.items()
                     },
@@ -156,10 +159,11 @@ def row_flops(stage: StageSpec, dimensions: Dimensions, *, text: int = TYPICAL_T
 
 def _stage(name: str, stage: StageSpec, dimensions: Dimensions, world: int) -> StagePlan:
     tables = dimensions.parameters()
-    table = {
-        zero: cost.memory(stage.tuner, tables, zero=zero, world=world, bytes_per_weight=2.0) for zero in (0, 1, 2, 3)
-    }
+    weight, state = cost.bytes_of(stage.precision)
+    sizes = {"bytes_per_weight": weight, "optimizer_bytes": state}
+    table = {zero: cost.memory(stage.tuner, tables, zero=zero, world=world, **sizes) for zero in (0, 1, 2, 3)}
     context = dimensions.language_model.context_length
     limit = min(stage.data.max_length or context, context)
     flops, trainable = row_flops(stage, dimensions), stage.tuner.trainable(tables)
-    return StagePlan(name, trainable, limit, flops, table, stage.deepspeed.zero)
+    precision = "bf16" if stage.precision == "auto" else stage.precision
+    return StagePlan(name, trainable, limit, flops, table, stage.deepspeed.zero, precision)

@@ -65,7 +65,7 @@ def test_llava_takes_576_positions_a_picture(llava: Any) -> None:
 
 
 def test_memory_counts_the_model_and_its_adapters(spec: dict[str, Any]) -> None:
-    planned = plan(spec)
+    planned = plan(spec, overrides=["stages.align.precision=bf16", "stages.tune.precision=auto"])
     align, tune = planned.stages
     adapters = sum(p.numel for p in tune.trainable if "lora_" in p.name)
     assert adapters > 0
@@ -73,6 +73,17 @@ def test_memory_counts_the_model_and_its_adapters(spec: dict[str, Any]) -> None:
     assert tune.memory[0].weights == 2 * (planned.total_parameters + adapters)
     assert tune.memory[2].gradients == 2 * tune.trainable_parameters / 8
     assert tune.memory[3].optimizer == 12 * tune.trainable_parameters / 8
+
+
+def test_memory_is_counted_in_the_precision_of_the_stage(spec: dict[str, Any]) -> None:
+    def stage(precision: str) -> Any:
+        return plan(spec, overrides=[f"stages.align.precision={precision}"]).stages[0]
+
+    assert [stage(precision).precision for precision in ("fp32", "fp16", "auto")] == ["fp32", "fp16", "bf16"]
+    wide, half = stage("fp32").memory[0], stage("bf16").memory[0]
+    assert (wide.weights, wide.gradients) == (2 * half.weights, 2 * half.gradients)
+    assert wide.optimizer == half.optimizer * 8 / 12  # two moments, and no copy of the weights
+    assert stage("fp16").memory == stage("bf16").memory
 
 
 @pytest.mark.parametrize(("asked", "planned"), [("64", 64), ("null", 256), ("4096", 256)])
