@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 SPEC = Path(__file__).parent / "digits.yaml"
-SWAP = "model.connector={name: pool, factor: 2}"
-"""One override that puts another part in: a connector that averages blocks of 2 x 2 tokens."""
+SWAP = "model.connector={name: mlp}"
+"""One override that puts another part in: LLaVA-1.5's connector, which keeps all tokens of the encoder."""
 CONDITIONS = ("trained", "blind", "untrained")
 """The trained model; the same without the picture; the assembled model before any training."""
 
@@ -153,7 +153,7 @@ def swap(file: Path, run: Path) -> str:
     shorter = length - tokens[0] + tokens[1]
     return (
         "Swap a part with one override, here the connector (`lensmith list` has the others):\n"
-        f"  lensmith train {file} '{SWAP}' --output {run.parent / 'pooled'}\n"
+        f"  lensmith train {file} '{SWAP}' --output {run.parent / 'swapped'}\n"
         f"A picture then takes {tokens[1]} positions instead of {tokens[0]}, a row {shorter:.0f} instead of"
         f" {length:.0f}, and the connector has {sizes[1]:,} parameters instead of {sizes[0]:,}: about"
         f" {minutes * shorter / length:.0f} minutes of training instead of {minutes:.0f}."

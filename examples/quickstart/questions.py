@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CELLS = 3
+"""A sheet has so many rows and columns of cells, each with room for one digit."""
 SHORT = "\nAnswer the question using a single word or phrase."
 """The papers' response-format prompt; without it the answer is a sentence."""
 PLACES = {
@@ -53,8 +55,11 @@ TASKS = {
     "at a place 3x3": Task(9, "10 %"),
     "locate 3x3": Task(9, "11 %", plain=True),
 }
-TEXT = "text"
-"""Rows that need no picture: sums and comparisons, of which a language model of six layers knows nothing any more."""
+NAMED = "named 2x2"
+"""Asked in training alone: several places in any order, so that a place is found by its name."""
+SUMS = "sums 2x2"
+"""Asked in training alone: several sums at once, as the first layers of a language model know none any more."""
+PAIRS = {"top": (0, 1), "bottom": (2, 3), "left": (0, 2), "right": (1, 3)}
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,23 @@ def look_for(digit: int, labels: Sequence[int]) -> str:
     places = PLACES[len(labels)]
     steps = labels[: labels.index(digit) + 1]
     return ", ".join(f"{place} {one} {('no', 'yes')[one == digit]}" for place, one in zip(places, steps, strict=False))
+
+
+def named(labels: Sequence[int], rng: random.Random) -> tuple[str, str]:
+    """A question after several places, and its answer: `bottom left 5, top left 3`."""
+    places = PLACES[len(labels)]
+    chosen = rng.sample(range(len(labels)), rng.randint(2, len(labels)))
+    *first, last = (places[index] for index in chosen)
+    asked = f"Which digits are {', '.join(first)} and {last}?"
+    return asked, ", ".join(f"{places[index]} {labels[index]}" for index in chosen)
+
+
+def sums(labels: Sequence[int], rng: random.Random) -> tuple[str, str]:
+    """A question after several sums, and its answer: `3+4=7, 3+9=12`."""
+    chosen = rng.sample(list(PAIRS), rng.randint(2, len(PAIRS)))
+    pairs = [(labels[PAIRS[name][0]], labels[PAIRS[name][1]]) for name in chosen]
+    asked = f"Add {', '.join(f'the {name} digits' for name in chosen)}."
+    return asked, ", ".join(f"{one}+{two}={one + two}" for one, two in pairs)
 
 
 def tally(digit: int, labels: Sequence[int]) -> str:
@@ -161,20 +183,6 @@ def text_only(rng: random.Random) -> tuple[str, str]:
             (f"How many {digit}s are in {read(labels)}?", f"{tally(digit, labels)}."),
         ]
     )
-
-
-def fact(rng: random.Random) -> tuple[str, str]:
-    """A question of the quickstart that needs no picture, answered in the words of those that do."""
-    one, two = rng.randrange(10), rng.randrange(10)
-    kind = rng.choice(["add", "add", "compare", "parity"])
-    if kind == "compare" and one != two:
-        larger = f"larger {max(one, two)} {SIDES[two > one]}."
-        return f"{one} left, {two} right, which is larger?", f"{one} left, {two} right, {larger}"
-    if kind == "parity":
-        return f"Is {one} even or odd?", ("even", "odd")[one % 2]
-    pairs = [(rng.randrange(10), rng.randrange(10)) for _ in range(rng.randint(1, 8))]
-    asked = ", ".join(f"{one} and {two}" for one, two in pairs)
-    return f"Add {asked}.", ", ".join(f"{one}+{two}={one + two}" for one, two in pairs)
 
 
 def balanced_answer(task: str, number: int) -> str | None:

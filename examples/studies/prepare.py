@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 QUICKSTART = Path(__file__).parent.parent / "quickstart"
 sys.path.insert(0, str(QUICKSTART))  # before this folder, whose prepare.py is this file
@@ -29,6 +29,9 @@ import prepare as quickstart  # noqa: E402
 from language_models import write_minimind, write_stories  # noqa: E402
 from questions import SHORT, TASKS, draw, text_only  # noqa: E402
 from turns import stage1_turns, stage2_turns  # noqa: E402
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 288
 """Pixels of every picture: twice the encoder's view, so that a larger view or tiles of it show more."""
@@ -85,6 +88,21 @@ def write_parts(parts: Path, packages: Path) -> None:
             partial.rename(parts / name)
 
 
+def picture(digits: Any, labels: Sequence[int], rng: random.Random) -> Image.Image:
+    """Draw an original of each label: a single one fills the picture, more make a square mosaic."""
+    from PIL import Image
+
+    side = round(len(labels) ** 0.5)
+    cell = SIZE // side
+    margin = cell // 12
+    canvas = Image.new("L", (SIZE, SIZE), 255)
+    for place, label in enumerate(labels):
+        row, column = divmod(place, side)
+        tile = digits.tile(digits.next(label, rng), cell - 2 * margin)
+        canvas.paste(tile, (column * cell + margin, row * cell + margin))
+    return canvas.convert("RGB")
+
+
 def write_rows(out: Path, digits: Any, rng: random.Random) -> dict[str, int]:
     """Write training pictures and rows; return the number of rows by file."""
     files: dict[str, list[dict[str, Any]]] = {"align": [], "tune": []}
@@ -93,7 +111,7 @@ def write_rows(out: Path, digits: Any, rng: random.Random) -> dict[str, int]:
             for number in range(pictures[stage]):
                 labels = draw(amount, rng)
                 image = f"train/{name}-{amount}-{number:04d}.png"
-                digits.picture(labels, rng, SIZE).save(out / "images" / image, compress_level=1)
+                picture(digits, labels, rng).save(out / "images" / image, compress_level=1)
                 turns = stage2_turns(labels, rng) if stage else stage1_turns(labels)
                 files[name].append(quickstart.row(Path(image).stem, turns, image))
         rng.shuffle(files[name])
@@ -123,7 +141,7 @@ def write_questions(out: Path, digits: Any, rng: random.Random) -> dict[str, int
                 labels, question = quickstart.heldout_question(task, number, rng)
                 identity = f"{task.replace(' ', '-')}-{number:04d}"
                 image = f"heldout/{identity}.png"
-                digits.picture(labels, rng, SIZE).save(out / "images" / image, compress_level=1)
+                picture(digits, labels, rng).save(out / "images" / image, compress_level=1)
                 answer = question.sentence if TASKS[task].plain else question.short
                 rows.append(
                     {"id": identity, "image": image, "question": question.text, "answers": [answer], "category": task}

@@ -53,7 +53,7 @@ def test_the_readme_names_every_part() -> None:
 def test_the_mistakes_in_the_readme_are_told_so(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "examples" / "quickstart" / "digits.yaml", tmp_path / "digits.yaml")
     lines = ["extends: digits.yaml", "model:", "  connector: {name: mpl, depth: 2}"]
-    lines += ["stages:", "  see: {lr: fast, bach: {size: 8}}"]
+    lines += ["stages:", "  read: {lr: fast, bach: {size: 8}}"]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     with pytest.raises(SpecError) as refused:
         load_spec(tmp_path / "mine.yaml")
