@@ -55,15 +55,19 @@ def test_every_requirement_has_a_lower_bound(lock: ModuleType) -> None:
     assert not any("<" in line for line in lock.requirements("newest"))
 
 
-def test_the_table_that_ships_is_what_was_tested(
-    lock: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def copied_table(lock: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the table of tested versions, which `lock` writes to instead."""
     file = tmp_path / "tested.json"
     file.write_text(lock.TESTED.read_text())
     monkeypatch.setattr(lock, "TESTED", file)
+    return file
+
+
+def test_the_table_that_ships_is_what_was_tested(lock: ModuleType, copied_table: Path) -> None:
     lock.write_newest()
     shipped = json.loads((ROOT / "core" / "lensmith" / "tested.json").read_text())
-    assert json.loads(file.read_text()) == shipped
+    assert json.loads(copied_table.read_text()) == shipped
     bounds = {lock.normal(match["name"]): lock.lower(match["bounds"]) for match in lock.direct()}
     for name, entry in shipped["libraries"].items():
         lowest = bounds[lock.normal(name)]
@@ -73,15 +77,12 @@ def test_the_table_that_ships_is_what_was_tested(
 
 
 def test_a_run_of_the_oldest_versions_is_written_down(
-    lock: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lock: ModuleType, copied_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "tested.json"
-    file.write_text(lock.TESTED.read_text())
-    monkeypatch.setattr(lock, "TESTED", file)
     monkeypatch.setattr(lock, "version", lambda name: "0.1+cpu")
     lock.passed()
     before, after = (
-        json.loads(path.read_text())["libraries"] for path in (lock.ROOT / "core/lensmith/tested.json", file)
+        json.loads(path.read_text())["libraries"] for path in (lock.ROOT / "core/lensmith/tested.json", copied_table)
     )
     assert after == {name: {"oldest": "0.1", "newest": entry["newest"]} for name, entry in before.items()}
 

@@ -116,8 +116,8 @@ class ConnectorSpec(PartSpec, abc.ABC):
     def shape(self, encoder: VisionShape, width: int) -> ConnectorShape | None:
         """Sizes between an encoder and a language model of width D.
 
-        None, as by default, where there is no closed form; then `Connector.measure` builds it on the meta device, which
-        takes `lensmith check` and `plan` the seconds that importing torch takes.
+        None, as by default, where there is no closed form; then `Connector.measure` builds it on the meta device for
+        plans and training, and `lensmith check`, which imports no torch, leaves open whether the parts fit.
 
         Raises:
             IncompatibleParts: the widths or grids cannot fit.
